@@ -1,0 +1,152 @@
+#pragma once
+
+#include <mistral/base/types.hpp>
+#include <mistral/scalar/scalar.hpp>
+
+#include <xsimd/xsimd.hpp>
+
+#include <algorithm>
+#include <array>
+#include <concepts>
+#include <cstdint>
+
+/// The primitives that depend on the instruction set. `Architecture` is one of xsimd's and stands in the type of
+/// every kernel, so that kernels compiled for several instruction sets live in one program.
+namespace mistral::cpu {
+
+template <class T, class Architecture>
+using Batch = xsimd::batch<T, Architecture>;
+
+/// Elements of T in one vector register.
+template <class T, class Architecture>
+inline constexpr Index lanes = static_cast<Index>(Batch<T, Architecture>::size);
+
+/// `n`, rounded up to whole vectors.
+template <class T, class Architecture>
+[[nodiscard]] constexpr Index padded(Index n) {
+    return (n + lanes<T, Architecture> - 1) / lanes<T, Architecture> * lanes<T, Architecture>;
+}
+
+/// The sum of all lanes (`hadd` until xsimd 9, `reduce_add` since).
+template <class B>
+[[nodiscard]] auto sum(const B& batch) {
+    if constexpr (requires { reduce_add(batch); })
+        return reduce_add(batch);
+    else
+        return hadd(batch);
+}
+
+/// The bits of 32-bit integers as floats (the template argument is the batch until xsimd 9, the element since).
+template <class Architecture>
+[[nodiscard]] Batch<float, Architecture> as_float(const Batch<std::uint32_t, Architecture>& bits) {
+    if constexpr (std::same_as<decltype(xsimd::bitwise_cast<float>(bits)), float>)
+        return xsimd::bitwise_cast<Batch<float, Architecture>>(bits);
+    else
+        return xsimd::bitwise_cast<float>(bits);
+}
+
+/// How consecutive weights of type S become vectors of activations. One step loads `step` weights and gives `parts`
+/// vectors, whose lanes hold the weights in an order of the format's choice: `pack` brings the activations that they
+/// are to be multiplied with into the same order.
+template <class S, class Architecture>
+struct WeightLanes {
+    static constexpr Index parts = 1;
+    static constexpr Index step = lanes<S, Architecture>;
+
+    static std::array<Batch<S, Architecture>, 1> load(const S* weights) {
+        return {Batch<S, Architecture>::load_unaligned(weights)};
+    }
+};
+
+/// Formats of 16 bits: a register of 32-bit lanes holds the weights 2 i in the lanes' lower and 2 i + 1 in their upper
+/// halves, so that neither a shuffle nor a widening load is needed: first come the even weights, then the odd ones.
+template <class Architecture>
+struct PairedLanes {
+    static constexpr Index parts = 2;
+    static constexpr Index step = 2 * lanes<float, Architecture>;
+    using Bits = Batch<std::uint32_t, Architecture>;
+
+    static Bits bits(const void* weights) { return Bits::load_unaligned(static_cast<const std::uint32_t*>(weights)); }
+};
+
+template <class Architecture>
+struct WeightLanes<bfloat16, Architecture> : PairedLanes<Architecture> {
+    using Bits = typename PairedLanes<Architecture>::Bits;
+
+    static std::array<Batch<float, Architecture>, 2> load(const bfloat16* weights) {
+        const Bits pair = PairedLanes<Architecture>::bits(weights);
+        return {as_float<Architecture>(pair << 16), as_float<Architecture>(pair & Bits(0xffff0000u))};
+    }
+};
+
+template <class Architecture>
+struct WeightLanes<half, Architecture> : PairedLanes<Architecture> {
+    using Bits = typename PairedLanes<Architecture>::Bits;
+
+    static std::array<Batch<float, Architecture>, 2> load(const half* weights) {
+        const Bits pair = PairedLanes<Architecture>::bits(weights);
+        return {widen(pair & Bits(0xffffu)), widen(pair >> 16)};
+    }
+
+  private:
+    /// binary16 in the lower half of each lane -> binary32, exact for every value. Shifted into place, exponent and
+    /// fraction are those of a binary32 whose exponent is 112 too low; a multiplication mends that, subnormals included.
+    static Batch<float, Architecture> widen(const Bits& narrow) {
+        const Bits magnitude = (narrow & Bits(0x7fffu)) << 13;
+        const Bits sign = (narrow & Bits(0x8000u)) << 16;
+        const auto finite = as_float<Architecture>(magnitude) * Batch<float, Architecture>(0x1p112f);
+        const auto infinite_or_nan = as_float<Architecture>(magnitude | Bits(0x7f800000u));
+        const auto value = xsimd::select(as_float<Architecture>(magnitude) >= Batch<float, Architecture>(0x1p-112f * 0x1p+16f),
+                                         infinite_or_nan, finite);
+        return value | as_float<Architecture>(sign);
+    }
+};
+
+/// `n`, rounded up to whole steps of S.
+template <class S, class Architecture>
+[[nodiscard]] constexpr Index padded_to_steps(Index n) {
+    constexpr Index step = WeightLanes<S, Architecture>::step;
+    return (n + step - 1) / step * step;
+}
+
+/// x [n] -> packed [padded_to_steps(n)]: the order in which WeightLanes<S> holds weights, zeros behind the end.
+template <class S, class Architecture, class T>
+void pack(const T* x, Index n, T* packed) {
+    using Lanes = WeightLanes<S, Architecture>;
+    constexpr Index part = Lanes::step / Lanes::parts;
+    for (; n >= Lanes::step; n -= Lanes::step, x += Lanes::step, packed += Lanes::step)
+        for (Index i = 0; i < part; ++i)
+            for (Index p = 0; p < Lanes::parts; ++p) packed[p * part + i] = x[i * Lanes::parts + p];
+    if (n == 0) return;
+    std::fill_n(packed, Lanes::step, T(0));
+    for (Index i = 0; i < n; ++i) packed[i % Lanes::parts * part + i / Lanes::parts] = x[i];
+}
+
+/// The reverse: packed [padded_to_steps(n)] -> x [n].
+template <class S, class Architecture, class T>
+void unpack(const T* packed, Index n, T* x) {
+    using Lanes = WeightLanes<S, Architecture>;
+    constexpr Index part = Lanes::step / Lanes::parts;
+    for (Index i = 0; i < n; ++i) {
+        const Index within = i % Lanes::step;
+        x[i] = packed[i - within + within % Lanes::parts * part + within / Lanes::parts];
+    }
+}
+
+/// x [n] -> packed [padded_to_steps(n)]: widened to activations in the packed order, zeros behind the end.
+template <class S, class Architecture>
+void widen_packed(const S* x, Index n, Activation<S>* packed) {
+    using Lanes = WeightLanes<S, Architecture>;
+    constexpr Index part = Lanes::step / Lanes::parts;
+    const auto store = [](const S* from, Activation<S>* to) {
+        const auto vectors = Lanes::load(from);
+        for (std::size_t p = 0; p < vectors.size(); ++p) vectors[p].store_unaligned(to + static_cast<Index>(p) * part);
+    };
+    for (; n >= Lanes::step; n -= Lanes::step, x += Lanes::step, packed += Lanes::step) store(x, packed);
+    if (n == 0) return;
+    std::array<S, static_cast<std::size_t>(Lanes::step)> last{};
+    std::copy_n(x, n, last.begin());
+    store(last.data(), packed);
+}
+
+}  // namespace mistral::cpu

@@ -1,0 +1,79 @@
+#pragma once
+
+#include <mistral/base/config.hpp>
+#include <mistral/base/host_matrix.hpp>
+#include <mistral/base/matrix_view.hpp>
+#include <mistral/base/ring.hpp>
+#include <mistral/base/window.hpp>
+#include <mistral/scalar/scalar.hpp>
+
+#include <concepts>
+#include <span>
+
+namespace mistral {
+
+/// What a device's result does to what stood there before.
+enum class Update {
+    assign,  ///< replaces it
+    add,     ///< is added to it: a residual connection
+};
+
+/// Keys and values of consecutive positions in the device's memory. The key of head h at position p starts at
+/// keys + h * head_stride + (p - position) * position_stride; so does the value.
+template <class T>
+struct KeyValueRun {
+    const T* keys = nullptr;
+    const T* values = nullptr;
+    Index head_stride = 0;
+    Index position_stride = 0;
+    Index position = 0;
+    Index count = 0;
+};
+
+/// A cache's memory, [kv_heads, capacity, head_dim] each for keys and values; slots follow `Ring`.
+template <class T>
+struct KeyValueStore {
+    T* keys = nullptr;
+    T* values = nullptr;
+    Index kv_heads = 0;
+    Index capacity = 0;
+    Index head_dim = 0;
+};
+
+/// What a device does: ten verbs over matrices in its own memory. `model/` is written against this concept and knows
+/// no device by name; a new device is a new folder that models it. A device is a small value whose copies share its
+/// threads or streams. Verbs that need scratch memory take it from the workspace. Shapes, with tokens the number of
+/// tokens of the chunk, whose first stands at `position`:
+///
+///   matrix     weights in host memory -> the same where the device multiplies them
+///   embed      tokens, table [vocab_size, hidden_size] -> out [tokens, hidden_size]
+///   rms_norm   x [tokens, hidden_size], weight [1, hidden_size] -> out [tokens, hidden_size]
+///   multiply   x [tokens, inputs], weights [outputs, inputs] -> out [tokens, outputs], assigned or added
+///   rotate     x [tokens, heads * head_dim], frequencies [1, head_dim / 2], in place
+///   convert    x -> the same in the cache's scalar
+///   append     keys, values [tokens, kv_heads * head_dim] -> their slots in the store
+///   attend     queries [tokens, query_heads * head_dim], runs in the order of positions -> out, of the queries' shape
+///   swiglu     gate, up [tokens, intermediate_size] -> out = silu(gate) * up
+///   copy_out   a matrix of the device -> one in host memory
+///   copy_in    the reverse
+template <class D>
+concept Device = std::copyable<D> && requires(const D& device, typename D::Workspace& workspace,
+                                              MatrixView<const float> x, MatrixView<float> out,
+                                              MatrixView<bfloat16> cached, KeyValueStore<bfloat16> store,
+                                              const typename D::template Matrix<bfloat16>& weights,
+                                              const typename D::template Matrix<float>& vector, const Ring& ring) {
+    typename D::template Buffer<bfloat16>;
+    { device.matrix(HostMatrix<bfloat16>{}) } -> std::same_as<typename D::template Matrix<bfloat16>>;
+    device.embed(std::span<const Token>{}, weights, out);
+    device.rms_norm(x, vector, 1e-5, out);
+    device.multiply(x, weights, out, Update::add, workspace);
+    device.rotate(out, Index{} /* position */, vector, RotaryPairing::halves);
+    device.convert(x, cached);
+    device.append(MatrixView<const bfloat16>(cached), MatrixView<const bfloat16>(cached), ring, store);
+    device.attend(x, Index{} /* position */, std::span<const KeyValueRun<bfloat16>>{}, Shape{}, out, workspace);
+    device.swiglu(x, x, out);
+    device.copy_out(x, out);
+    device.copy_in(x, out);
+};
+
+}  // namespace mistral
