@@ -13,6 +13,11 @@ namespace mistral {
 /// and allocates nothing after that. `Bytes` is a device's buffer of bytes. One workspace serves one thread at a time.
 template <class Bytes>
 class BasicWorkspace {
+    struct Top {
+        std::size_t block = 0;
+        Index offset = 0;
+    };
+
   public:
     /// A scope on the stack: what it took is given back when it ends. Frames nest.
     class Frame {
@@ -30,7 +35,7 @@ class BasicWorkspace {
 
       private:
         BasicWorkspace& workspace_;
-        typename BasicWorkspace::Top mark_;
+        Top mark_;
     };
 
     [[nodiscard]] Frame frame() { return Frame(*this); }
@@ -43,11 +48,6 @@ class BasicWorkspace {
     }
 
   private:
-    struct Top {
-        std::size_t block = 0;
-        Index offset = 0;
-    };
-
     std::byte* take(Index bytes) {
         constexpr Index alignment = 64;
         const Index size = (bytes + alignment - 1) / alignment * alignment;

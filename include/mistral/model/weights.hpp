@@ -7,38 +7,38 @@
 namespace mistral {
 
 /// The weights of one grouped-query attention layer. A linear map is stored as in checkpoints: [outputs, inputs].
-template <Scalar S, class Device>
+template <Scalar S, class D>
 struct AttentionWeights {
-    typename Device::template Matrix<S> query;   ///< [query_heads * head_dim, hidden_size]
-    typename Device::template Matrix<S> key;     ///< [kv_heads * head_dim, hidden_size]
-    typename Device::template Matrix<S> value;   ///< [kv_heads * head_dim, hidden_size]
-    typename Device::template Matrix<S> output;  ///< [hidden_size, query_heads * head_dim]
+    typename D::template Matrix<S> query;   ///< [query_heads * head_dim, hidden_size]
+    typename D::template Matrix<S> key;     ///< [kv_heads * head_dim, hidden_size]
+    typename D::template Matrix<S> value;   ///< [kv_heads * head_dim, hidden_size]
+    typename D::template Matrix<S> output;  ///< [hidden_size, query_heads * head_dim]
 };
 
 /// The weights of one SwiGLU feed-forward layer.
-template <Scalar S, class Device>
+template <Scalar S, class D>
 struct FeedForwardWeights {
-    typename Device::template Matrix<S> gate;  ///< [intermediate_size, hidden_size]
-    typename Device::template Matrix<S> up;    ///< [intermediate_size, hidden_size]
-    typename Device::template Matrix<S> down;  ///< [hidden_size, intermediate_size]
+    typename D::template Matrix<S> gate;  ///< [intermediate_size, hidden_size]
+    typename D::template Matrix<S> up;    ///< [intermediate_size, hidden_size]
+    typename D::template Matrix<S> down;  ///< [hidden_size, intermediate_size]
 };
 
 /// The weights of one decoder block. Those of norms are kept in the type of activations.
-template <Scalar S, class Device>
+template <Scalar S, class D>
 struct BlockWeights {
-    typename Device::template Matrix<Activation<S>> attention_norm;  ///< [1, hidden_size]
-    AttentionWeights<S, Device> attention;
-    typename Device::template Matrix<Activation<S>> feed_forward_norm;  ///< [1, hidden_size]
-    FeedForwardWeights<S, Device> feed_forward;
+    typename D::template Matrix<Activation<S>> attention_norm;  ///< [1, hidden_size]
+    AttentionWeights<S, D> attention;
+    typename D::template Matrix<Activation<S>> feed_forward_norm;  ///< [1, hidden_size]
+    FeedForwardWeights<S, D> feed_forward;
 };
 
 /// The weights of a whole model.
-template <Scalar S, class Device>
+template <Scalar S, class D>
 struct ModelWeights {
-    typename Device::template Matrix<S> embedding;  ///< [vocab_size, hidden_size]
-    std::vector<BlockWeights<S, Device>> blocks;
-    typename Device::template Matrix<Activation<S>> norm;  ///< [1, hidden_size]
-    typename Device::template Matrix<S> output;            ///< [vocab_size, hidden_size]; the embedding where tied
+    typename D::template Matrix<S> embedding;  ///< [vocab_size, hidden_size]
+    std::vector<BlockWeights<S, D>> blocks;
+    typename D::template Matrix<Activation<S>> norm;  ///< [1, hidden_size]
+    typename D::template Matrix<S> output;            ///< [vocab_size, hidden_size]; the embedding where tied
 };
 
 }  // namespace mistral

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <mistral/base/shape.hpp>
+#include <mistral/device/device.hpp>
+#include <mistral/model/linear.hpp>
+#include <mistral/model/rolling_kv_cache.hpp>
+#include <mistral/model/rotary_embedding.hpp>
+#include <mistral/model/sliding_window_attention.hpp>
+#include <mistral/model/weights.hpp>
+
+#include <utility>
+
+namespace mistral {
+
+/// A whole attention layer: projections to queries, keys and values, rotary embedding, sliding-window attention over
+/// a rolling cache, output projection (arXiv:2305.13245; arXiv:2310.06825). kv_heads = query_heads is multi-head
+/// attention, kv_heads = 1 multi-query attention.
+template <Scalar S, Device D, Shape fixed = Shape{}>
+class GroupedQueryAttention {
+  public:
+    using A = Activation<S>;
+
+    /// hidden_size is what the weights say. Throws Error where weights, rotary embedding and shape contradict each
+    /// other or the shape is incomplete.
+    GroupedQueryAttention(D device, AttentionWeights<S, D> weights, RotaryEmbedding<S, D> rotary,
+                          const Shape& shape = {})
+        : attention_(device, shape),
+          rotary_(std::move(rotary)),
+          query_(device, weights.query, query_size(), weights.query.view.cols(), "query"),
+          key_(device, weights.key, key_size(), query_.inputs(), "key"),
+          value_(device, weights.value, key_size(), query_.inputs(), "value"),
+          output_(device, weights.output, query_.inputs(), query_size(), "attention output") {
+        require(rotary_.head_dim() == attention_.shape().head_dim, "the rotary embedding's head_dim is ",
+                rotary_.head_dim(), ", the attention's ", attention_.shape().head_dim);
+    }
+
+    [[nodiscard]] const Shape& shape() const { return attention_.shape(); }
+
+    /// x [tokens, hidden_size] of the positions from cache.next_position() on -> out [tokens, hidden_size], assigned or
+    /// added; the cache grows by `tokens` positions. Throws Error for wrong shapes or a full context.
+    template <class C, Shape cache_fixed>
+    void forward(MatrixView<const A> x, RollingKVCache<C, D, cache_fixed>& cache, MatrixView<A> out,
+                 typename D::Workspace& workspace, Update update = Update::assign) const {
+        require(x.cols() == query_.inputs() && out.rows() == x.rows() && out.cols() == x.cols(), "attention from [",
+                x.rows(), ", ", x.cols(), "] to [", out.rows(), ", ", out.cols(), "], expected rows of ",
+                query_.inputs(), " elements");
+        const Index position = cache.next_position();
+        auto frame = workspace.frame();
+        const auto queries = frame.template matrix<A>(x.rows(), query_size());
+        const auto keys = frame.template matrix<A>(x.rows(), key_size());
+        const auto values = frame.template matrix<A>(x.rows(), key_size());
+        const auto mixed = frame.template matrix<A>(x.rows(), query_size());
+        query_.forward(x, queries, workspace);
+        key_.forward(x, keys, workspace);
+        value_.forward(x, values, workspace);
+        rotary_.forward(queries, position);
+        rotary_.forward(keys, position);
+        attention_.forward(queries, keys, values, cache, mixed, workspace);
+        output_.forward(mixed, out, workspace, update);
+    }
+
+  private:
+    [[nodiscard]] Index query_size() const { return shape().query_heads * shape().head_dim; }
+    [[nodiscard]] Index key_size() const { return shape().kv_heads * shape().head_dim; }
+
+    SlidingWindowAttention<S, D, fixed> attention_;
+    RotaryEmbedding<S, D> rotary_;
+    Linear<S, D> query_;   // [query_heads * head_dim, hidden_size]
+    Linear<S, D> key_;     // [kv_heads * head_dim, hidden_size]
+    Linear<S, D> value_;   // [kv_heads * head_dim, hidden_size]
+    Linear<S, D> output_;  // [hidden_size, query_heads * head_dim]
+};
+
+}  // namespace mistral

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <mistral/base/error.hpp>
+#include <mistral/device/device.hpp>
+
+#include <utility>
+
+namespace mistral {
+
+/// A linear map without bias: x [tokens, inputs] -> x Wᵀ [tokens, outputs], with W [outputs, inputs] as checkpoints
+/// store it.
+template <Scalar S, Device D>
+class Linear {
+  public:
+    using A = Activation<S>;
+
+    /// `name` says in messages which map it is. Throws Error where the weights are not [outputs, inputs].
+    Linear(D device, typename D::template Matrix<S> weights, Index outputs, Index inputs, const char* name)
+        : device_(std::move(device)), weights_(std::move(weights)) {
+        require(weights_.view.rows() == outputs && weights_.view.cols() == inputs, "the ", name, " weights are [",
+                weights_.view.rows(), ", ", weights_.view.cols(), "], expected [", outputs, ", ", inputs, "]");
+    }
+
+    void forward(MatrixView<const A> x, MatrixView<A> out, typename D::Workspace& workspace,
+                 Update update = Update::assign) const {
+        device_.multiply(x, weights_, out, update, workspace);
+    }
+
+    [[nodiscard]] Index inputs() const { return weights_.view.cols(); }
+    [[nodiscard]] Index outputs() const { return weights_.view.rows(); }
+
+  private:
+    D device_;
+    typename D::template Matrix<S> weights_;
+};
+
+}  // namespace mistral

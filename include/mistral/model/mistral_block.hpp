@@ -1,0 +1,49 @@
+#pragma once
+
+#include <mistral/base/config.hpp>
+#include <mistral/device/device.hpp>
+#include <mistral/model/feed_forward.hpp>
+#include <mistral/model/grouped_query_attention.hpp>
+#include <mistral/model/rms_norm.hpp>
+#include <mistral/model/rotary_embedding.hpp>
+#include <mistral/model/weights.hpp>
+
+#include <utility>
+
+namespace mistral {
+
+/// One decoder layer with its two residual connections: x += attention(norm(x)); x += feed_forward(norm(x)).
+template <Scalar S, Device D, Shape fixed = Shape{}>
+class MistralBlock {
+  public:
+    using A = Activation<S>;
+
+    MistralBlock(const D& device, BlockWeights<S, D> weights, RotaryEmbedding<S, D> rotary, double norm_eps,
+                 const Shape& shape = {})
+        : attention_norm_(device, std::move(weights.attention_norm), norm_eps),
+          attention_(device, std::move(weights.attention), std::move(rotary), shape),
+          feed_forward_norm_(device, std::move(weights.feed_forward_norm), norm_eps),
+          feed_forward_(device, std::move(weights.feed_forward)) {}
+
+    /// x [tokens, hidden_size] of the positions from cache.next_position() on, in place.
+    /// Throws Error for wrong shapes or a full context.
+    template <class C, Shape cache_fixed>
+    void forward(MatrixView<A> x, RollingKVCache<C, D, cache_fixed>& cache, typename D::Workspace& workspace) const {
+        auto frame = workspace.frame();
+        const auto normed = frame.template matrix<A>(x.rows(), x.cols());
+        attention_norm_.forward(x, normed);
+        attention_.forward(normed, cache, x, workspace, Update::add);
+        feed_forward_norm_.forward(x, normed);
+        feed_forward_.forward(normed, x, workspace, Update::add);
+    }
+
+    [[nodiscard]] const Shape& shape() const { return attention_.shape(); }
+
+  private:
+    RMSNorm<S, D> attention_norm_;
+    GroupedQueryAttention<S, D, fixed> attention_;
+    RMSNorm<S, D> feed_forward_norm_;
+    FeedForward<S, D> feed_forward_;
+};
+
+}  // namespace mistral

@@ -1,0 +1,107 @@
+#pragma once
+
+#include <mistral/base/config.hpp>
+#include <mistral/base/error.hpp>
+#include <mistral/device/cpu/cpu.hpp>
+#include <mistral/device/device.hpp>
+#include <mistral/model/linear.hpp>
+#include <mistral/model/mistral_block.hpp>
+#include <mistral/model/rms_norm.hpp>
+#include <mistral/model/rotary_embedding.hpp>
+#include <mistral/model/sequence_state.hpp>
+#include <mistral/model/weights.hpp>
+
+#include <filesystem>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace mistral {
+
+struct LoadOptions;
+
+/// A Mistral model (arXiv:2310.06825): embedding, decoder blocks, norm, output projection. S is the scalar of the
+/// weights, `fixed` what is known of the attention's geometry at compile time. Immutable once made; any number of
+/// sequences on any threads share it. Copies share the weights.
+template <Scalar S, Device D = Cpu, Shape fixed = Shape{}>
+class MistralModel {
+  public:
+    using WeightScalar = S;
+    using DeviceType = D;
+    using A = Activation<S>;
+    template <class C>
+    using State = SequenceState<C, D, fixed>;
+
+    /// Opens a checkpoint directory, Hugging Face's (config.json) or Mistral's own (params.json). Weights that are of
+    /// type S on disk stay there, mapped; others are converted. Throws Error where something is missing, damaged,
+    /// contradictory or not supported, and Cancelled where the options' stop token asks for it.
+    /// Defined in <mistral/checkpoint/load.hpp>.
+    static MistralModel load(const std::filesystem::path& directory, D device, const LoadOptions& options);
+    static MistralModel load(const std::filesystem::path& directory, D device = D());
+
+    /// Throws Error where weights, config and the fixed shape contradict each other.
+    MistralModel(D device, Config config, ModelWeights<S, D> weights)
+        : device_(std::move(device)),
+          config_(std::move(config)),
+          embedding_(std::move(weights.embedding)),
+          norm_(device_, std::move(weights.norm), config_.norm_eps),
+          output_(device_, std::move(weights.output), config_.vocab_size, config_.hidden_size, "output") {
+        require(embedding_.view.rows() == config_.vocab_size && embedding_.view.cols() == config_.hidden_size,
+                "the embedding is [", embedding_.view.rows(), ", ", embedding_.view.cols(), "], expected [",
+                config_.vocab_size, ", ", config_.hidden_size, "]");
+        require(static_cast<Index>(weights.blocks.size()) == config_.layers, "there are weights of ",
+                weights.blocks.size(), " layers, expected ", config_.layers);
+        const RotaryEmbedding<S, D> rotary(device_, config_.head_dim, config_.rope_theta, config_.rotary_pairing);
+        blocks_.reserve(weights.blocks.size());
+        for (Index layer = 0; layer < config_.layers; ++layer)
+            blocks_.emplace_back(device_, std::move(weights.blocks[static_cast<std::size_t>(layer)]), rotary,
+                                 config_.norm_eps, config_.shape(layer));
+    }
+
+    [[nodiscard]] const Config& config() const { return config_; }
+    [[nodiscard]] const D& device() const { return device_; }
+
+    /// Runs `tokens` at the positions from state.position() on. logits [n, vocab_size], with n <= tokens, receives those
+    /// of the last n tokens; with n = 0 none are computed. Throws Error for a token outside the vocabulary, wrong
+    /// shapes and a full context, before anything is changed.
+    template <class C>
+    void forward(std::span<const Token> tokens, State<C>& state, MatrixView<A> logits) const {
+        check(tokens, state, logits);
+        const auto count = static_cast<Index>(tokens.size());
+        auto& workspace = state.workspace();
+        auto frame = workspace.frame();
+        const auto x = frame.template matrix<A>(count, config_.hidden_size);
+        device_.embed(tokens, embedding_, x);
+        for (Index layer = 0; layer < config_.layers; ++layer)
+            blocks_[static_cast<std::size_t>(layer)].forward(x, state.cache(layer), workspace);
+        if (logits.rows() == 0) return;
+        const auto last = x.middle_rows(count - logits.rows(), logits.rows());
+        const auto scores = frame.template matrix<A>(logits.rows(), config_.vocab_size);
+        norm_.forward(last, last);
+        output_.forward(last, scores, workspace);
+        device_.copy_out(MatrixView<const A>(scores), logits);
+    }
+
+  private:
+    template <class C>
+    void check(std::span<const Token> tokens, const State<C>& state, MatrixView<A> logits) const {
+        const auto count = static_cast<Index>(tokens.size());
+        for (const Token token : tokens)
+            require(token >= 0 && token < config_.vocab_size, "token ", token, " is outside the vocabulary of ",
+                    config_.vocab_size);
+        require(state.layers() == config_.layers, "the state has ", state.layers(), " layers, the model ",
+                config_.layers);
+        require(logits.rows() <= count && (logits.rows() == 0 || logits.cols() == config_.vocab_size), "logits are [",
+                logits.rows(), ", ", logits.cols(), "], expected at most [", count, ", ", config_.vocab_size, "]");
+        for (Index layer = 0; layer < config_.layers; ++layer) state.cache(layer).require_room_for(count);
+    }
+
+    D device_;
+    Config config_;
+    typename D::template Matrix<S> embedding_;  // [vocab_size, hidden_size]
+    std::vector<MistralBlock<S, D, fixed>> blocks_;
+    RMSNorm<S, D> norm_;
+    Linear<S, D> output_;  // [vocab_size, hidden_size]
+};
+
+}  // namespace mistral

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <mistral/base/error.hpp>
+#include <mistral/device/device.hpp>
+
+#include <utility>
+
+namespace mistral {
+
+/// Root mean square layer normalisation: x / sqrt(mean(x²) + eps) * weight (arXiv:1910.07467, equation 4).
+template <Scalar S, Device D>
+class RMSNorm {
+  public:
+    using A = Activation<S>;
+
+    /// weight [1, hidden_size]. Throws Error for another shape and for an eps that is not in [0, 1).
+    RMSNorm(D device, typename D::template Matrix<A> weight, double eps)
+        : device_(std::move(device)), weight_(std::move(weight)), eps_(eps) {
+        require(weight_.view.rows() == 1 && weight_.view.cols() > 0, "the norm's weight is [", weight_.view.rows(), ", ",
+                weight_.view.cols(), "], expected [1, hidden_size]");
+        require(0 <= eps && eps < 1, "the norm's eps is ", eps, ", expected a number in [0, 1)");
+    }
+
+    /// x [tokens, hidden_size] -> out [tokens, hidden_size], which may be x. Throws Error for another width.
+    void forward(MatrixView<const A> x, MatrixView<A> out) const {
+        require(x.cols() == weight_.view.cols() && out.rows() == x.rows() && out.cols() == x.cols(), "the norm of [",
+                x.rows(), ", ", x.cols(), "] into [", out.rows(), ", ", out.cols(), "], expected rows of ",
+                weight_.view.cols(), " elements");
+        device_.rms_norm(x, weight_, eps_, out);
+    }
+
+  private:
+    D device_;
+    typename D::template Matrix<A> weight_;
+    double eps_;
+};
+
+}  // namespace mistral

@@ -1,0 +1,142 @@
+#pragma once
+
+#include <mistral/base/config.hpp>
+#include <mistral/base/error.hpp>
+#include <mistral/device/device.hpp>
+#include <mistral/model/rolling_kv_cache.hpp>
+
+#include <algorithm>
+#include <istream>
+#include <ostream>
+#include <vector>
+
+namespace mistral {
+
+/// All that one sequence owns: a rolling cache per layer, and scratch memory. A copy is an independent sequence with
+/// the same past; it copies the resident entries of the caches and no scratch memory.
+template <class C, Device D, Shape fixed = Shape{}>
+class SequenceState {
+  public:
+    using Cache = RollingKVCache<C, D, fixed>;
+
+    /// Layers without a window hold at most `limits.context` positions; without that limit, as many as the model was
+    /// trained for. Throws Error where a fixed shape contradicts the config.
+    SequenceState(const D& device, const Config& config, CacheLimits limits = {}) : device_(device) {
+        if (limits.context == no_window) limits.context = std::max<Index>(config.max_positions, 1);
+        caches_.reserve(static_cast<std::size_t>(config.layers));
+        for (Index layer = 0; layer < config.layers; ++layer) {
+            const bool rolls = config.window(layer) <= limits.context;
+            caches_.emplace_back(device, config.shape(layer),
+                                 CacheLimits{.context = rolls ? no_window : limits.context, .rewind = limits.rewind});
+        }
+        require(!caches_.empty(), "the model has ", config.layers, " layers, expected one or more");
+    }
+
+    SequenceState(const SequenceState& other) : device_(other.device_), caches_(other.caches_) {}
+    SequenceState(SequenceState&&) noexcept = default;
+    SequenceState& operator=(const SequenceState& other) { return *this = SequenceState(other); }
+    SequenceState& operator=(SequenceState&&) noexcept = default;
+
+    /// Tokens consumed so far, which is the position of the next one.
+    [[nodiscard]] Index position() const { return caches_.front().next_position(); }
+
+    /// Memory of all caches in bytes.
+    [[nodiscard]] Index bytes() const {
+        Index sum = 0;
+        for (const Cache& cache : caches_) sum += cache.bytes();
+        return sum;
+    }
+
+    [[nodiscard]] bool has_room_for(Index tokens) const {
+        return std::all_of(caches_.begin(), caches_.end(), [=](const Cache& cache) { return cache.has_room_for(tokens); });
+    }
+
+    [[nodiscard]] bool can_rewind_to(Index position) const {
+        return std::all_of(caches_.begin(), caches_.end(),
+                           [=](const Cache& cache) { return cache.can_rewind_to(position); });
+    }
+
+    /// Forgets the tokens from `position` on. Throws Error, and changes nothing, where can_rewind_to does not hold.
+    void rewind_to(Index position) {
+        for (Cache& cache : caches_)
+            if (!cache.can_rewind_to(position)) cache.rewind_to(position);  // throws, saying why
+        for (Cache& cache : caches_) cache.rewind_to(position);
+    }
+
+    void clear() {
+        for (Cache& cache : caches_) cache.clear();
+    }
+
+    /// Writes the geometry and the resident entries of all caches, in the machine's byte order.
+    void save(std::ostream& out) const {
+        for (const Cache& cache : caches_) {
+            for (const Index number : geometry(cache)) write(out, &number, 1);
+            cache.for_each_segment([&](MatrixView<const C> segment) {
+                std::vector<C> host(static_cast<std::size_t>(segment.rows() * segment.cols()));
+                device_.copy_out(segment, MatrixView<C>(host.data(), segment.rows(), segment.cols()));
+                write(out, host.data(), host.size());
+            });
+        }
+    }
+
+    /// Reads what `save` wrote. Throws Error where the input ends early or its geometry is another one; the state is
+    /// empty then.
+    void restore(std::istream& in) {
+        clear();
+        try {
+            for (Cache& cache : caches_) restore(in, cache);
+            for (const Cache& cache : caches_)
+                require(cache.next_position() == position(), "a saved layer ends at position ", cache.next_position(),
+                        ", another at ", position());
+        } catch (...) {
+            clear();
+            throw;
+        }
+    }
+
+    [[nodiscard]] Cache& cache(Index layer) { return caches_[static_cast<std::size_t>(layer)]; }
+    [[nodiscard]] const Cache& cache(Index layer) const { return caches_[static_cast<std::size_t>(layer)]; }
+    [[nodiscard]] Index layers() const { return static_cast<Index>(caches_.size()); }
+    [[nodiscard]] typename D::Workspace& workspace() { return workspace_; }
+
+  private:
+    /// What a saved cache begins with: its extent, then what must agree.
+    static constexpr std::size_t geometry_size = 6;
+    static std::array<Index, geometry_size> geometry(const Cache& cache) {
+        return {cache.first_resident(), cache.next_position(),     cache.capacity(),
+                cache.shape().kv_heads, cache.shape().head_dim, static_cast<Index>(sizeof(C))};
+    }
+
+    void restore(std::istream& in, Cache& cache) {
+        const auto expected = geometry(cache);
+        std::array<Index, geometry_size> saved;
+        read(in, saved.data(), saved.size());
+        for (std::size_t i = 2; i < geometry_size; ++i)
+            require(saved[i] == expected[i], "a saved cache has ", saved[2], " slots, ", saved[3], " heads of ", saved[4],
+                    " elements of ", saved[5], " bytes, expected ", expected[2], ", ", expected[3], ", ", expected[4],
+                    ", ", expected[5]);
+        cache.reset(saved[0], saved[1]);
+        cache.for_each_segment([&](MatrixView<C> segment) {
+            std::vector<C> host(static_cast<std::size_t>(segment.rows() * segment.cols()));
+            read(in, host.data(), host.size());
+            device_.copy_in(MatrixView<const C>(host.data(), segment.rows(), segment.cols()), segment);
+        });
+    }
+
+    template <class T>
+    static void write(std::ostream& out, const T* values, std::size_t count) {
+        out.write(reinterpret_cast<const char*>(values), static_cast<std::streamsize>(count * sizeof(T)));
+    }
+
+    template <class T>
+    static void read(std::istream& in, T* values, std::size_t count) {
+        in.read(reinterpret_cast<char*>(values), static_cast<std::streamsize>(count * sizeof(T)));
+        require(in.good(), "the saved caches end early");
+    }
+
+    D device_;
+    std::vector<Cache> caches_;
+    typename D::Workspace workspace_;
+};
+
+}  // namespace mistral

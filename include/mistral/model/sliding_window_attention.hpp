@@ -1,0 +1,87 @@
+#pragma once
+
+#include <mistral/base/error.hpp>
+#include <mistral/base/shape.hpp>
+#include <mistral/device/device.hpp>
+#include <mistral/model/rolling_kv_cache.hpp>
+
+#include <array>
+#include <concepts>
+#include <utility>
+
+namespace mistral {
+
+/// softmax(Q Kᵀ / sqrt(head_dim)) V under a causal mask of `window` keys, over a rolling cache; each key/value head
+/// serves query_heads / kv_heads consecutive query heads (arXiv:2310.06825, section 2; arXiv:2305.13245).
+/// Nothing is projected or rotated here.
+template <Scalar S, Device D, Shape fixed = Shape{}>
+class SlidingWindowAttention {
+  public:
+    using A = Activation<S>;
+
+    /// Throws Error where a number of the shape is missing, nonsense, or contradicts the type.
+    explicit SlidingWindowAttention(D device, const Shape& shape = {})
+        : device_(std::move(device)), shape_(resolve(fixed, shape)) {
+        require(shape_.window != Dynamic, "the attention's window is not given");
+        require(shape_.query_heads != Dynamic, "the attention's query_heads is not given");
+        require(shape_.kv_heads != Dynamic, "the attention's kv_heads is not given");
+        require(shape_.head_dim != Dynamic, "the attention's head_dim is not given");
+    }
+
+    [[nodiscard]] const Shape& shape() const { return shape_; }
+
+    /// queries [tokens, query_heads * head_dim], keys and values [tokens, kv_heads * head_dim] of the positions from
+    /// cache.next_position() on -> out, of the queries' shape. Keys and values are rounded to the cache's scalar before
+    /// they are used, and appended after: the queries of a chunk see what its end overwrites.
+    /// Throws Error for wrong shapes, a cache of another geometry or a smaller window, or a full context.
+    template <class C, Shape cache_fixed>
+        requires std::same_as<Activation<C>, A>
+    void forward(MatrixView<const A> queries, MatrixView<const A> keys, MatrixView<const A> values,
+                 RollingKVCache<C, D, cache_fixed>& cache, MatrixView<A> out, typename D::Workspace& workspace) const {
+        check(queries, keys, values, cache, out);
+        const Index tokens = queries.rows();
+        const Index position = cache.next_position();
+        auto frame = workspace.frame();
+        const auto new_keys = frame.template matrix<C>(tokens, keys.cols());
+        const auto new_values = frame.template matrix<C>(tokens, values.cols());
+        device_.convert(keys, new_keys);
+        device_.convert(values, new_values);
+
+        const auto cached = cache.runs(std::max(cache.first_resident(), Window{shape_.window}.first_visible(position)));
+        const std::array<KeyValueRun<C>, 3> runs{cached[0], cached[1],
+                                                 KeyValueRun<C>{.keys = new_keys.data(),
+                                                                .values = new_values.data(),
+                                                                .head_stride = shape_.head_dim,
+                                                                .position_stride = keys.cols(),
+                                                                .position = position,
+                                                                .count = tokens}};
+        device_.attend(queries, position, std::span<const KeyValueRun<C>>(runs), shape_, out, workspace);
+        cache.append(new_keys, new_values);
+    }
+
+  private:
+    template <class Cache>
+    void check(MatrixView<const A> queries, MatrixView<const A> keys, MatrixView<const A> values, const Cache& cache,
+               MatrixView<A> out) const {
+        const auto expect = [&](const char* name, MatrixView<const A> matrix, Index heads) {
+            require(matrix.rows() == queries.rows() && matrix.cols() == heads * shape_.head_dim, "the attention's ",
+                    name, " are [", matrix.rows(), ", ", matrix.cols(), "], expected [", queries.rows(), ", ",
+                    heads * shape_.head_dim, "]");
+        };
+        expect("queries", queries, shape_.query_heads);
+        expect("keys", keys, shape_.kv_heads);
+        expect("values", values, shape_.kv_heads);
+        expect("results", out, shape_.query_heads);
+        require(cache.shape().kv_heads == shape_.kv_heads && cache.shape().head_dim == shape_.head_dim,
+                "the cache has ", cache.shape().kv_heads, " heads of ", cache.shape().head_dim, ", the attention ",
+                shape_.kv_heads, " of ", shape_.head_dim);
+        require(cache.shape().window >= shape_.window, "the cache keeps a window of ", cache.shape().window,
+                ", the attention looks back ", shape_.window);
+        cache.require_room_for(queries.rows());
+    }
+
+    D device_;
+    Shape shape_;
+};
+
+}  // namespace mistral
