@@ -1,6 +1,15 @@
 #pragma once
 
+// GCC 12 warns of "uninitialised" values that its own AVX-512 header leaves so on purpose (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <Eigen/Core>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 #include <concepts>
 #include <string_view>

@@ -60,16 +60,17 @@ class AttentionTile {
              MatrixView<A> out) {
         start(queries, kv_head);
         const Index end = position + queries.rows();
-        for (Index first = window_.first_visible(position); first < end;) {
-            const Index last = std::min(end, first / keys_per_block * keys_per_block + keys_per_block);
-            load(runs, kv_head, first, last);
-            score(queries.rows(), last - first);
+        const Index visible = window_.first_visible(position);
+        for (Index block = visible / keys_per_block * keys_per_block; block < end; block += keys_per_block) {
+            const Index first = std::max(block, visible);
+            const Index last = std::min(end, block + keys_per_block);
+            load(runs, kv_head, block, first, last);
+            score(queries.rows(), first - block, last - block);
             for (Index token = 0; token < queries.rows(); ++token) {
                 const Index from = std::max(first, window_.first_visible(position + token));
                 const Index to = std::min(last, position + token + 1);
-                if (from < to) add_values(token, from - first, to - first);
+                if (from < to) add_values(token, from - block, to - block);
             }
-            first = last;
         }
         finish(kv_head, out);
     }
@@ -88,18 +89,19 @@ class AttentionTile {
             }
     }
 
-    /// Fetches the keys and values of the positions first … last - 1.
-    void load(std::span<const KeyValueRun<C>> runs, Index kv_head, Index first, Index last) {
+    /// Fetches the keys and values of the positions first … last - 1 of the block that begins at `block`.
+    void load(std::span<const KeyValueRun<C>> runs, Index kv_head, Index block, Index first, Index last) {
         for (const KeyValueRun<C>& run : runs)
             for (Index p = std::max(first, run.position); p < std::min(last, run.position + run.count); ++p) {
                 const Index offset = kv_head * run.head_stride + (p - run.position) * run.position_stride;
-                widen_packed<C, Architecture>(run.keys + offset, shape_.head_dim, keys_.row(p - first));
-                widen_packed<C, Architecture>(run.values + offset, shape_.head_dim, values_.row(p - first));
+                widen_packed<C, Architecture>(run.keys + offset, shape_.head_dim, keys_.row(p - block));
+                widen_packed<C, Architecture>(run.values + offset, shape_.head_dim, values_.row(p - block));
             }
     }
 
-    void score(Index tokens, Index keys) {
-        RowBlock<A, Architecture>(keys_, queries_, scores_, Update::assign).run(0, keys, 0, tokens * shape_.group());
+    /// The scores of the block's keys first … last - 1.
+    void score(Index tokens, Index first, Index last) {
+        RowBlock<A, Architecture>(keys_, queries_, scores_, Update::assign).run(first, last, 0, tokens * shape_.group());
     }
 
     /// Adds the values of the keys from … to - 1 of the block, weighted by the softmax so far, to the token's sums.

@@ -3,7 +3,16 @@
 #include <mistral/base/types.hpp>
 #include <mistral/scalar/scalar.hpp>
 
+// GCC 12 warns of "uninitialised" values that its own AVX-512 header leaves so on purpose (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <xsimd/xsimd.hpp>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 #include <algorithm>
 #include <array>
