@@ -1,0 +1,22 @@
+#include <mistral/base/aligned_buffer.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cstdint>
+
+using namespace mistral;
+
+TEST_CASE("a buffer is aligned to a cache line and knows its size") {
+    for (const Index size : {1, 3, 64, 1000}) {
+        AlignedBuffer<short> buffer(size);
+        CHECK(reinterpret_cast<std::uintptr_t>(buffer.data()) % 64 == 0);
+        CHECK(buffer.size() == size);
+        CHECK(buffer.bytes() == 2 * size);
+    }
+    CHECK(AlignedBuffer<float>(0).data() == nullptr);
+}
+
+TEST_CASE("sizes that cannot be are refused before anything is allocated") {
+    CHECK_THROWS_AS(AlignedBuffer<float>(-1), Error);
+    CHECK_THROWS_AS(AlignedBuffer<double>(std::numeric_limits<Index>::max()), std::bad_alloc);
+}

@@ -1,0 +1,130 @@
+#include <mistral/model/sliding_window_attention.hpp>
+
+#include <mistral/device/cpu/cpu.hpp>
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "device/cpu/architectures.hpp"
+#include "plain_mistral.hpp"
+
+using namespace mistral;
+
+namespace {
+
+template <class A>
+std::vector<A> numbers(const plain::Matrix& x) {
+    return {x.values.begin(), x.values.end()};
+}
+
+/// The attention of all tokens, given in chunks of random sizes up to `largest` to a ring with `rewind` more slots.
+template <class C, class D>
+std::vector<Activation<C>> attend_in_chunks(const D& device, const plain::Matrix& queries, const plain::Matrix& keys,
+                                            const plain::Matrix& values, const Shape& shape, const CacheLimits& limits,
+                                            Index largest, plain::Random& random) {
+    using A = Activation<C>;
+    const auto q = numbers<A>(queries), k = numbers<A>(keys), v = numbers<A>(values);
+    std::vector<A> out(q.size(), A(NAN));
+    const SlidingWindowAttention<A, D> attention(device, shape);
+    RollingKVCache<C, D> cache(device, shape, limits);
+    typename D::Workspace workspace;
+    for (Index done = 0; done < queries.rows;) {
+        const Index n = std::min(random.number(1, largest), queries.rows - done);
+        attention.forward({q.data() + done * queries.cols, n, queries.cols},
+                          {k.data() + done * keys.cols, n, keys.cols}, {v.data() + done * keys.cols, n, keys.cols},
+                          cache, {out.data() + done * queries.cols, n, queries.cols}, workspace);
+        done += n;
+    }
+    return out;
+}
+
+template <class C, class D>
+void check_random_shapes(const D& device, double tolerance) {
+    using A = Activation<C>;
+    for (unsigned seed = 0; seed < 60; ++seed) {
+        plain::Random random(seed);
+        const Index kv_heads = random.number(1, 3);
+        const Shape shape{.window = random.choice<Index>({1, 2, 3, 4, 5, 8, 63, 64, 65, 100, no_window}),
+                          .query_heads = kv_heads * random.number(1, 5),
+                          .kv_heads = kv_heads,
+                          .head_dim = random.choice<Index>({1, 2, 7, 16, 40, 64, 128})};
+        const Index around = shape.window == no_window ? 50 : shape.window;
+        const Index tokens = std::max<Index>(1, random.number(1, 4) * around + random.number(-1, 1));
+        CAPTURE(seed);
+        CAPTURE(shape.window);
+        CAPTURE(tokens);
+        const auto queries = random.matrix(tokens, shape.query_heads * shape.head_dim, 2.0);
+        const auto keys = random.matrix(tokens, shape.kv_heads * shape.head_dim, 1.0);
+        const auto values = random.matrix(tokens, shape.kv_heads * shape.head_dim, 1.0);
+        const auto expected = plain::attend(queries, keys, values, shape);
+        const CacheLimits limits{.context = shape.window == no_window ? tokens : no_window};
+
+        const auto alone = attend_in_chunks<C>(device, queries, keys, values, shape, limits, 1, random);
+        double worst = 0;
+        for (std::size_t i = 0; i < alone.size(); ++i) {
+            const double difference = std::abs(static_cast<double>(alone[i]) - expected.values[i]);
+            worst = difference <= worst ? worst : difference;  // a NaN becomes the worst
+        }
+        CHECK(worst < tolerance);
+
+        const CacheLimits roomy{.context = limits.context, .rewind = random.number(0, 9)};
+        for (const Index largest : {around + 1, 3 * around + 20}) {
+            const auto chunked = attend_in_chunks<C>(device, queries, keys, values, shape, roomy, largest, random);
+            CHECK(std::memcmp(chunked.data(), alone.data(), alone.size() * sizeof(A)) == 0);
+        }
+    }
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE(
+    "random shapes, windows, chunks and rings agree with brute force over absolute positions, and all "
+    "chunks and rings give the same bits",
+    Architecture, MISTRAL_TEST_ARCHITECTURES) {
+    const BasicCpu<Architecture> device(2);
+    // The inputs are exact in every type, so only the arithmetic differs: scores of order 10 in float have errors of
+    // 1e-6, which the softmax passes on.
+    check_random_shapes<double>(device, 1e-13);
+    check_random_shapes<float>(device, 1e-5);
+    check_random_shapes<half>(device, 1e-5);
+    check_random_shapes<bfloat16>(device, 1e-5);
+}
+
+TEST_CASE("scores far beyond exp's range give the softmax they should") {
+    const Shape shape{.window = 3, .query_heads = 1, .kv_heads = 1, .head_dim = 1};
+    plain::Matrix queries(4, 1), keys(4, 1), values(4, 1);
+    queries.values = {1000, 1000, -1000, 1000};
+    keys.values = {900, -900, 900, 901};
+    values.values = {1, 2, 3, 4};
+    plain::Random random(1);
+    const auto out = attend_in_chunks<float>(Cpu(1), queries, keys, values, shape, {}, 4, random);
+    CHECK(out == std::vector<float>{1, 1, 2, 4});
+}
+
+TEST_CASE("wrong shapes, caches and missing numbers are refused, and the cache stays as it was") {
+    const Cpu device(1);
+    const Shape shape{.window = 3, .query_heads = 2, .kv_heads = 1, .head_dim = 4};
+    const SlidingWindowAttention<float, Cpu> attention(device, shape);
+    Cpu::Workspace workspace;
+    std::vector<float> memory(64);
+    const auto matrix = [&](Index rows, Index cols) { return MatrixView<float>(memory.data(), rows, cols); };
+    RollingKVCache<float, Cpu> cache(device, shape);
+    CHECK_THROWS_WITH_AS(attention.forward(matrix(2, 8), matrix(2, 8), matrix(2, 4), cache, matrix(2, 8), workspace),
+                         "the attention's keys are [2, 8], expected [2, 4]", Error);
+    CHECK_THROWS_AS(attention.forward(matrix(2, 8), matrix(2, 4), matrix(1, 4), cache, matrix(2, 8), workspace), Error);
+    CHECK_THROWS_AS(attention.forward(matrix(2, 8), matrix(2, 4), matrix(2, 4), cache, matrix(2, 4), workspace), Error);
+    CHECK(cache.next_position() == 0);
+    RollingKVCache<float, Cpu> narrow(device, {.window = 2, .kv_heads = 1, .head_dim = 4});
+    CHECK_THROWS_WITH_AS(attention.forward(matrix(1, 8), matrix(1, 4), matrix(1, 4), narrow, matrix(1, 8), workspace),
+                         "the cache keeps a window of 2, the attention looks back 3", Error);
+    RollingKVCache<float, Cpu> other(device, {.window = 3, .kv_heads = 2, .head_dim = 2});
+    CHECK_THROWS_WITH_AS(attention.forward(matrix(1, 8), matrix(1, 4), matrix(1, 4), other, matrix(1, 8), workspace),
+                         "the cache has 2 heads of 2, the attention 1 of 4", Error);
+    CHECK_THROWS_WITH_AS((SlidingWindowAttention<float, Cpu>(device, {.query_heads = 2, .kv_heads = 1, .head_dim = 4})),
+                         "the attention's window is not given", Error);
+    CHECK_THROWS_AS((SlidingWindowAttention<float, Cpu, Shape{.head_dim = 64}>(device, shape)), Error);
+}
