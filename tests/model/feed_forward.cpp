@@ -1,0 +1,40 @@
+#include <mistral/model/feed_forward.hpp>
+
+#include <mistral/device/cpu/cpu.hpp>
+
+#include <doctest/doctest.h>
+
+#include <vector>
+
+#include "goldens.hpp"
+
+using namespace mistral;
+
+TEST_CASE_TEMPLATE("the layer agrees with transformers in float64", S, double, float, half, bfloat16) {
+    using A = Activation<S>;
+    const auto file = goldens::components();
+    goldens::for_each_component("feed_forward", [&](const nlohmann::json&, const std::string& name) {
+        CAPTURE(name);
+        const FeedForward<S, Cpu> layer(Cpu(2), {.gate = file.matrix(name + "gate_proj.weight").host<S>(),
+                                                 .up = file.matrix(name + "up_proj.weight").host<S>(),
+                                                 .down = file.matrix(name + "down_proj.weight").host<S>()});
+        const auto x = file.matrix(name + "x");
+        const auto input = x.host<A>();
+        std::vector<A> out(x.values.size());
+        Cpu::Workspace workspace;
+        layer.forward(input.view, {out.data(), x.rows, x.cols}, workspace);
+        CHECK(goldens::relative_difference<A>({out.data(), x.rows, x.cols}, file.matrix(name + "out")) <
+              goldens::component_tolerance<A>);
+    });
+}
+
+TEST_CASE("maps that contradict each other are refused by name") {
+    const std::vector<float> numbers(64);
+    const auto matrix = [&](Index rows, Index cols) {
+        return HostMatrix<float>{{numbers.data(), rows, cols}, nullptr};
+    };
+    CHECK_THROWS_WITH_AS((FeedForward<float, Cpu>(Cpu(1), {matrix(6, 4), matrix(6, 5), matrix(4, 6)})),
+                         "the up weights are [6, 5], expected [6, 4]", Error);
+    CHECK_THROWS_WITH_AS((FeedForward<float, Cpu>(Cpu(1), {matrix(6, 4), matrix(6, 4), matrix(6, 4)})),
+                         "the down weights are [6, 4], expected [4, 6]", Error);
+}
