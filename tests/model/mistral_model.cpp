@@ -1,13 +1,17 @@
 #include <mistral/model/mistral_model.hpp>
 
+#include <mistral/checkpoint/load.hpp>
+
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
+#include <fstream>
+#include <string>
 #include <vector>
 
+#include "goldens.hpp"
 #include "plain_mistral.hpp"
 
 namespace {
@@ -78,4 +82,216 @@ TEST_CASE_TEMPLATE("a model of any shape computes what the paper says, one token
             CHECK(same_bits(alone, logits_of<decltype(model), A>(model, tokens, chunks)));
         }
     }
+}
+
+namespace {
+
+/// A golden checkpoint: transformers' tokens and logits, and what is known of them.
+struct Golden {
+    nlohmann::json about;
+    std::string directory;
+    std::vector<Token> tokens;
+    plain::Matrix exact;    // float64
+    plain::Matrix float32;  // transformers as it comes
+
+    static std::vector<Golden> all() {
+        const std::string root = MISTRAL_TEST_DATA "/reference/";
+        const auto list = nlohmann::json::parse(std::ifstream(root + "goldens.json")).at("configs");
+        std::vector<Golden> result;
+        for (const auto& about : list) {
+            const std::string directory = root + about.at("name").get<std::string>();
+            const goldens::File file(directory + "/logits.safetensors");
+            const auto tokens = file.matrix("tokens").values;
+            result.push_back({about,
+                              directory,
+                              {tokens.begin(), tokens.end()},
+                              file.matrix("logits_f64"),
+                              file.matrix("logits_f32")});
+        }
+        return result;
+    }
+};
+
+template <class A>
+MatrixView<const A> as_matrix(const std::vector<A>& logits, const plain::Matrix& like) {
+    return {logits.data(), like.rows, like.cols};
+}
+
+/// The largest absolute difference.
+template <class A>
+double largest_difference(const std::vector<A>& found, const plain::Matrix& expected) {
+    double largest = 0;
+    for (const double x : expected.values) largest = std::max(largest, std::abs(x));
+    return goldens::relative_difference<A>(as_matrix(found, expected), expected) * largest;
+}
+
+}  // namespace
+
+TEST_CASE("eighteen configurations agree with transformers") {
+    const Cpu device(2);
+    const auto all = Golden::all();
+    REQUIRE(all.size() >= 10);
+    for (const Golden& golden : all) {
+        CAPTURE(golden.directory);
+        const std::vector<Index> once{1000};
+        const auto logits = [&]<class S>(S) {
+            return logits_of(MistralModel<S>::load(golden.directory, device), golden.tokens, once);
+        };
+        // Weights and arithmetic in double: what is left is the order of summation.
+        CHECK(goldens::relative_difference<double>(as_matrix(logits(double{}), golden.exact), golden.exact) < 1e-9);
+        // Float arithmetic: transformers' own float32 run differs by up to 1.4e-6.
+        CHECK(goldens::relative_difference<float>(as_matrix(logits(float{}), golden.exact), golden.exact) < 1e-4);
+        CHECK(goldens::relative_difference<float>(as_matrix(logits(float{}), golden.float32), golden.float32) < 1e-4);
+        // Weights and cache in 16 bits: at most twice the difference that torch shows, which rounds activations too.
+        CHECK(largest_difference(logits(bfloat16{}), golden.exact) <
+              2 * golden.about.at("torch_bf16").at("max_abs").get<double>());
+        CHECK(largest_difference(logits(half{}), golden.exact) <
+              2 * golden.about.at("torch_f16").at("max_abs").get<double>());
+    }
+}
+
+TEST_CASE("bfloat16 and half weights with a float cache are float arithmetic on the same weights") {
+    const std::vector<Index> once{1000};
+    for (const Golden& golden : Golden::all()) {
+        if (golden.about.at("dtype") == "F32") continue;  // would be rounded
+        CAPTURE(golden.directory);
+        const auto wide = logits_of(MistralModel<float>::load(golden.directory), golden.tokens, once);
+        const auto narrow =
+            golden.about.at("dtype") == "F16"
+                ? logits_of<MistralModel<half>, float>(MistralModel<half>::load(golden.directory), golden.tokens, once)
+                : logits_of<MistralModel<bfloat16>, float>(MistralModel<bfloat16>::load(golden.directory),
+                                                           golden.tokens, once);
+        double worst = 0;
+        for (std::size_t i = 0; i < wide.size(); ++i)
+            worst = std::max(worst, static_cast<double>(std::abs(wide[i] - narrow[i])));
+        CHECK(worst < 5e-5);
+    }
+}
+
+TEST_CASE_TEMPLATE("chunks around the window give the same bits, several turns of the ring long", S, double, float,
+                   half, bfloat16) {
+    for (const Golden& golden : Golden::all()) {
+        if (golden.about.at("window").is_null()) continue;
+        CAPTURE(golden.directory);
+        const Index window = golden.about.at("window");
+        const auto model = MistralModel<S>::load(golden.directory, Cpu(2));
+        // The golden texts are short; go on with more tokens until the ring has turned five times.
+        auto tokens = golden.tokens;
+        plain::Random random(9);
+        const Index length = std::min<Index>(5 * window + 3, 400);
+        while (static_cast<Index>(tokens.size()) < length)
+            tokens.push_back(static_cast<Token>(random.number(0, model.config().vocab_size - 1)));
+        const std::vector<Index> ones{1};
+        const auto expected = logits_of(model, tokens, ones);
+        for (const Index chunk : {Index{3}, window - 1, window, window + 1, 2 * window + 5, Index{1000}}) {
+            if (chunk == 0) continue;
+            CAPTURE(chunk);
+            const std::vector<Index> chunks{chunk};
+            CHECK(same_bits(logits_of(model, tokens, chunks), expected));
+        }
+    }
+}
+
+TEST_CASE("the same bits for any number of threads") {
+    const std::vector<Index> chunks{7, 1, 30};
+    const std::string directory = MISTRAL_TEST_DATA "/reference/long";
+    plain::Random random(1);
+    const auto tokens = random.tokens(150, 97);
+    const auto expected = logits_of(MistralModel<bfloat16>::load(directory, Cpu(1)), tokens, chunks);
+    for (const Index threads : {2, 3, 5, 8})
+        CHECK(same_bits(logits_of(MistralModel<bfloat16>::load(directory, Cpu(threads)), tokens, chunks), expected));
+}
+
+TEST_CASE("the last logits depend on exactly layers * (window - 1) + 1 tokens") {
+    for (const auto& [layers, window] :
+         std::vector<std::pair<Index, Index>>{{1, 1}, {1, 4}, {2, 3}, {3, 5}, {5, 2}, {2, 33}}) {
+        CAPTURE(layers);
+        CAPTURE(window);
+        const Config config{.layers = layers,
+                            .hidden_size = 24,
+                            .intermediate_size = 32,
+                            .query_heads = 4,
+                            .kv_heads = 2,
+                            .head_dim = 6,
+                            .vocab_size = 40,
+                            .max_positions = 1000,
+                            .rope_theta = 1e4,
+                            .norm_eps = 1e-5,
+                            .windows = {window}};
+        const auto model = plain::Mistral(config, 3).model<double>(Cpu(1));
+        plain::Random random(4);
+        const Index reach = layers * (window - 1) + 1;
+        const auto tokens = random.tokens(reach + 10, config.vocab_size);
+        const std::vector<Index> once{1000};
+        const auto last_logits = [&](Index changed) {
+            auto other = tokens;
+            if (changed >= 0)
+                other[static_cast<std::size_t>(changed)] = (other[static_cast<std::size_t>(changed)] + 1) % 40;
+            auto logits = logits_of(model, other, once);
+            logits.erase(logits.begin(), logits.end() - config.vocab_size);
+            return logits;
+        };
+        const auto expected = last_logits(-1);
+        const auto end = static_cast<Index>(tokens.size());
+        for (Index position = 0; position < end; ++position)
+            CHECK((last_logits(position) == expected) == (position < end - reach));
+    }
+}
+
+TEST_CASE("the bundled model's likelihood of Shakespeare is the reference's") {
+    const auto golden = nlohmann::json::parse(std::ifstream(MISTRAL_TEST_DATA "/reference/shakespeare.json"));
+    const std::vector<Token> tokens = golden.at("tokens");
+    const auto mean_nll = [&]<class S>(S) {
+        const auto model = MistralModel<S>::load(MISTRAL_MODELS "/shakespeare", Cpu(2));
+        const std::vector<Index> chunks{100};
+        const auto logits = logits_of(model, tokens, chunks);
+        const auto vocab = static_cast<std::size_t>(model.config().vocab_size);
+        double sum = 0;
+        for (std::size_t t = 0; t + 1 < tokens.size(); ++t) {
+            const auto* row = logits.data() + t * vocab;
+            double total = 0;
+            for (std::size_t i = 0; i < vocab; ++i) total += std::exp(static_cast<double>(row[i]));
+            sum += std::log(total) - static_cast<double>(row[tokens[t + 1]]);
+        }
+        return sum / static_cast<double>(tokens.size() - 1);
+    };
+    const double expected = golden.at("scores").at("f64").at("mean_nll");
+    CHECK(std::abs(mean_nll(double{}) - expected) < 1e-9);
+    CHECK(std::abs(mean_nll(float{}) - expected) < 1e-6);
+    CHECK(std::abs(mean_nll(half{}) - expected) < 1e-3);
+    CHECK(std::abs(mean_nll(bfloat16{}) - expected) < 1e-3);
+}
+
+TEST_CASE("a fixed shape gives the same bits as the same numbers at run time, and a contradiction is refused") {
+    const std::string directory = MISTRAL_TEST_DATA "/reference/grouped";
+    constexpr Shape fixed{.window = 8, .query_heads = 4, .kv_heads = 2, .head_dim = 16};
+    plain::Random random(1);
+    const auto tokens = random.tokens(50, 128);
+    const std::vector<Index> chunks{20, 1};
+    CHECK(same_bits(logits_of(MistralModel<bfloat16, Cpu, fixed>::load(directory), tokens, chunks),
+                    logits_of(MistralModel<bfloat16>::load(directory), tokens, chunks)));
+    using Wrong = MistralModel<bfloat16, Cpu, Shape{.kv_heads = 4}>;
+    CHECK_THROWS_WITH_AS(Wrong::load(directory),
+                         doctest::Contains("layer 0: kv_heads is 2, but the type fixes it to 4"), Error);
+}
+
+TEST_CASE("bad tokens, states and shapes are refused before anything is changed") {
+    const auto model = MistralModel<float>::load(MISTRAL_TEST_DATA "/reference/no_window");
+    MistralModel<float>::State<float> state(model.device(), model.config(), {.context = 5});
+    std::vector<float> logits(600);
+    const Index vocab = model.config().vocab_size;
+    const auto forward = [&](const std::vector<Token>& tokens, Index rows, Index cols) {
+        model.forward<float>(tokens, state, {logits.data(), rows, cols});
+    };
+    CHECK_THROWS_WITH_AS(forward({1, 128}, 1, vocab), "token 128 is outside the vocabulary of 128", Error);
+    CHECK_THROWS_AS(forward({-1}, 1, vocab), Error);
+    CHECK_THROWS_WITH_AS(forward({1, 2}, 3, vocab), "logits are [3, 128], expected at most [2, 128]", Error);
+    CHECK_THROWS_AS(forward({1, 2}, 1, vocab - 1), Error);
+    CHECK_THROWS_WITH_AS(forward({1, 2, 3, 4, 5, 6}, 1, vocab),
+                         "the context of 5 positions is full: 0 are taken and 6 more were given", Error);
+    CHECK(state.position() == 0);
+    forward({1, 2, 3}, 0, 0);
+    CHECK(state.position() == 3);
+    forward({}, 0, 0);
+    CHECK(state.position() == 3);
 }

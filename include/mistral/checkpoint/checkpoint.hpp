@@ -1,0 +1,212 @@
+#pragma once
+
+#include <mistral/base/config.hpp>
+#include <mistral/base/error.hpp>
+#include <mistral/base/mapped_file.hpp>
+#include <mistral/checkpoint/config_json.hpp>
+#include <mistral/checkpoint/json.hpp>
+#include <mistral/checkpoint/model_tensors.hpp>
+#include <mistral/checkpoint/safetensors.hpp>
+#include <mistral/checkpoint/tensor_view.hpp>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+namespace mistral {
+
+/// A model's directory: its config and its tensors, mapped. Opening it reads the config and the headers only and
+/// checks that every tensor is there, of the right shape and of a type that can be converted. Tensors are known by
+/// their Hugging Face names, whatever the directory calls them.
+class Checkpoint {
+  public:
+    /// Opens a directory of one of two kinds; where it is both, as that of Mistral 7B v0.3, the first one counts:
+    ///
+    ///   Hugging Face's   config.json with model.safetensors, else with the shards that model.safetensors.index.json
+    ///   names Mistral's own    params.json with consolidated.safetensors, else with the shards that
+    ///                    consolidated.safetensors.index.json names
+    ///
+    /// No other file is looked at. Names of shards must be plain file names. A file may be a link to another one inside
+    /// the directory, or, in a cache of huggingface_hub (.../snapshots/<revision>), to one in its blobs; links that
+    /// lead elsewhere are refused, so that a directory from a stranger cannot bring other files into a model. The
+    /// directory itself may be reached by any links.
+    ///
+    /// Tensors that say nothing (`rotary_emb.inv_freq`) are ignored, all others that the model does not have, such as
+    /// biases, are refused. Where lm_head.weight is missing, the config must say that the embeddings are tied; where
+    /// it is there it is used, as transformers 5 does.
+    ///
+    /// Throws Error where something is missing, damaged, contradictory or not supported.
+    [[nodiscard]] static Checkpoint open(const std::filesystem::path& directory) {
+        std::error_code error;
+        const auto root = std::filesystem::canonical(directory, error);
+        require(!error, utf8(directory), " cannot be opened: ", error.message());
+        require(std::filesystem::is_directory(root, error), utf8(directory),
+                " is not a directory, expected one with a model in it");
+        for (const Layout& layout : layouts)
+            if (has(root, layout.config) && (has(root, layout.weights) || has(root, index_of(layout))))
+                return Checkpoint(root, layout);
+        fail(utf8(directory), " holds no model: ", what_lacks(root));
+    }
+
+    /// The directory without its links.
+    [[nodiscard]] const std::filesystem::path& directory() const { return directory_; }
+    [[nodiscard]] const Config& config() const { return config_; }
+
+    /// All tensors of the model by their Hugging Face names.
+    [[nodiscard]] const Safetensors::Tensors& tensors() const { return tensors_; }
+
+    /// The tensor of a Hugging Face name. Throws Error for a name that the model does not have.
+    [[nodiscard]] const TensorView& tensor(std::string_view name) const {
+        const auto found = tensors_.find(name);
+        require(found != tensors_.end(), utf8(directory_), " has no tensor ", quote(name));
+        return found->second;
+    }
+
+  private:
+    /// The files of one kind of directory.
+    struct Layout {
+        const char* config;
+        const char* weights;
+        Config (*read)(const Json&);
+        std::string ModelTensor::*name;  // that its files use
+    };
+
+    static constexpr Layout layouts[] = {
+        {"config.json", "model.safetensors", &ConfigReader::config_json, &ModelTensor::name},
+        {"params.json", "consolidated.safetensors", &ConfigReader::params_json, &ModelTensor::consolidated_name},
+    };
+
+    Checkpoint(std::filesystem::path root, const Layout& layout) : directory_(std::move(root)) {
+        config_ = layout.read(read_json(layout.config));
+        auto found = has(directory_, layout.weights) ? Safetensors::open(resolve(layout.weights)).tensors()
+                                                     : read_shards(index_of(layout));
+        const bool separate_output = found.contains(output_tensor(config_).*layout.name);
+        require(separate_output || config_.tied_embeddings, utf8(directory_), " lacks the tensor ",
+                output_tensor(config_).*layout.name, ", and ", layout.config, " does not say that it is tied");
+        config_.tied_embeddings = !separate_output;
+        for (const ModelTensor& expected : model_tensors(config_)) take(expected, expected.*layout.name, found);
+        for (const auto& [name, tensor] : found)
+            require(is_ignored(name), tensor.origin, " is not a tensor of the model that ", layout.config,
+                    " describes, which has ", config_.layers, " layers without biases: this model is not supported");
+    }
+
+    /// Moves one tensor from those found in the files to those of the model.
+    void take(const ModelTensor& expected, const std::string& name, Safetensors::Tensors& found) {
+        const auto node = found.extract(name);
+        require(!node.empty(), utf8(directory_), " lacks the tensor ", name);
+        TensorView& tensor = node.mapped();
+        require(tensor.shape == expected.shape, tensor.origin, " has the shape ", shape_text(tensor.shape),
+                ", expected ", shape_text(expected.shape));
+        require(is_float(tensor.dtype), tensor.origin, " has the type ", info(tensor.dtype).name,
+                ", expected BF16, F16, F32 or F64");
+        tensors_.emplace(expected.name, std::move(tensor));
+    }
+
+    static bool is_float(DType dtype) {
+        return dtype == DType::bf16 || dtype == DType::f16 || dtype == DType::f32 || dtype == DType::f64;
+    }
+
+    /// Rotary frequencies, which follow from the config: old conversions of transformers and Llama store them.
+    static bool is_ignored(std::string_view name) {
+        return name.ends_with("rotary_emb.inv_freq") || name == "rope.freqs";
+    }
+
+    static std::string index_of(const Layout& layout) { return concat(layout.weights, ".index.json"); }
+
+    /// Opens the shards that an index names, and of each exactly the tensors that the index says are in it.
+    [[nodiscard]] Safetensors::Tensors read_shards(const std::string& index_name) const {
+        std::map<std::string, std::set<std::string>> shards;  // file -> names
+        const Json index = read_json(index_name);
+        for (const auto& [tensor, shard] : index.at("weight_map").members()) {
+            shard.expect(is_plain_name(shard.text()), "the plain name of a file beside the index");
+            shards[shard.text()].insert(tensor);
+        }
+        require(!shards.empty(), index.where(), ": weight_map is empty, expected the names of tensors and their files");
+        Safetensors::Tensors all;
+        for (const auto& [shard, names] : shards) {
+            Safetensors::Tensors found = Safetensors::open(resolve(shard)).tensors();
+            for (const std::string& name : names) {
+                auto node = found.extract(name);
+                require(!node.empty(), utf8(directory_ / shard), " lacks the tensor ", quote(name), ", which ",
+                        index_name, " says it holds");
+                all.insert(std::move(node));
+            }
+            for (const auto& [name, tensor] : found)
+                require(is_ignored(name), tensor.origin, " is not listed in ", index_name);
+        }
+        return all;
+    }
+
+    /// Whether `name` is that of a file in the directory on every system: no separators, drives, streams or controls.
+    static bool is_plain_name(std::string_view name) {
+        constexpr std::size_t max_name = 255;
+        const auto is_special = [](char c) {
+            return static_cast<unsigned char>(c) < 0x20 || c == 0x7f ||
+                   std::string_view("/\\:").find(c) != std::string_view::npos;
+        };
+        return !name.empty() && name.size() <= max_name && name != "." && name != ".." &&
+               std::none_of(name.begin(), name.end(), is_special);
+    }
+
+    [[nodiscard]] Json read_json(const std::string& name) const {
+        const auto file = MappedFile::open(resolve(name));
+        const auto bytes = file->bytes();
+        return Json::parse({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, utf8(directory_ / name));
+    }
+
+    /// The file that `name` stands for, its links followed. Throws Error where they lead out of the directory.
+    [[nodiscard]] std::filesystem::path resolve(const std::string& name) const {
+        const auto path = directory_ / std::filesystem::path(std::u8string(name.begin(), name.end()));
+        std::error_code error;
+        auto target = std::filesystem::canonical(path, error);
+        require(!error, utf8(path), " cannot be opened: ", error.message());
+        const auto blobs = directory_.parent_path().parent_path() / "blobs";
+        const bool cached = directory_.parent_path().filename() == "snapshots" && is_inside(target, blobs);
+        require(is_inside(target, directory_) || cached, utf8(path), " is a link to ", utf8(target),
+                ", expected a file in the directory: open the directory that holds the files, or copy them");
+        return target;
+    }
+
+    static bool is_inside(const std::filesystem::path& file, const std::filesystem::path& directory) {
+        return std::mismatch(directory.begin(), directory.end(), file.begin(), file.end()).first == directory.end();
+    }
+
+    static bool has(const std::filesystem::path& directory, const std::string& name) {
+        std::error_code error;
+        return std::filesystem::exists(std::filesystem::symlink_status(directory / name, error));
+    }
+
+    static std::string what_lacks(const std::filesystem::path& root) {
+        std::error_code error;
+        for (const auto& entry : std::filesystem::directory_iterator(root, error)) {
+            const auto extension = entry.path().extension();
+            const std::string name = utf8(entry.path().filename());
+            if (extension == ".bin" || extension == ".pth" || extension == ".pt")
+                return concat(name, " looks like a pickle, which may run code when it is read. ", how_to_convert(name));
+            if (extension == ".gguf")
+                return concat(name, " is GGUF, which is not supported; expected the model's safetensors files");
+        }
+        return "expected config.json with model.safetensors or model.safetensors.index.json, or params.json with "
+               "consolidated.safetensors or consolidated.safetensors.index.json";
+    }
+
+    static std::string how_to_convert(std::string_view name) {
+        if (name.ends_with(".bin"))
+            return "Write safetensors with Python: transformers.AutoModelForCausalLM.from_pretrained(directory, "
+                   "dtype=\"auto\").save_pretrained(new_directory)";
+        return concat("Write safetensors with Python: safetensors.torch.save_file(torch.load(\"", escape(name),
+                      "\", map_location=\"cpu\", weights_only=True), \"consolidated.safetensors\")");
+    }
+
+    std::filesystem::path directory_;
+    Config config_;
+    Safetensors::Tensors tensors_;
+};
+
+}  // namespace mistral

@@ -1,0 +1,122 @@
+#pragma once
+
+#include <mistral/base/config.hpp>
+#include <mistral/base/error.hpp>
+#include <mistral/base/shape.hpp>
+#include <mistral/checkpoint/checkpoint.hpp>
+#include <mistral/checkpoint/convert.hpp>
+#include <mistral/checkpoint/model_tensors.hpp>
+#include <mistral/model/mistral_model.hpp>
+#include <mistral/model/weights.hpp>
+
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace mistral {
+
+/// How far a loading is.
+struct LoadProgress {
+    Index tensors_done = 0;
+    Index tensors = 0;  ///< of the whole model
+};
+
+/// What a caller may ask of MistralModel::load.
+struct LoadOptions {
+    /// Replaces the checkpoint's windows; repeats over the layers. {no_window} for none.
+    std::optional<std::vector<Index>> windows = std::nullopt;
+    std::function<void(const LoadProgress&)> progress = nullptr;  ///< called after each tensor, on the calling thread
+    std::stop_token stop = {};  ///< makes the loading throw Cancelled, at the latest after a few thousand elements
+};
+
+/// Brings the tensors of a checkpoint to a device, one after the other.
+template <Scalar S, Device D>
+class WeightLoader {
+  public:
+    WeightLoader(const Checkpoint& checkpoint, const D& device, const LoadOptions& options)
+        : checkpoint_(checkpoint),
+          device_(device),
+          options_(options),
+          progress_{.tensors_done = 0, .tensors = static_cast<Index>(checkpoint.tensors().size())} {}
+
+    /// All weights. Throws Error and Cancelled.
+    [[nodiscard]] ModelWeights<S, D> load() {
+        const Config& config = checkpoint_.config();
+        ModelWeights<S, D> weights;
+        weights.embedding = matrix<S>("model.embed_tokens.weight");
+        for (Index layer = 0; layer < config.layers; ++layer) weights.blocks.push_back(block(layer_name(layer)));
+        weights.norm = matrix<Activation<S>>("model.norm.weight");
+        weights.output = config.tied_embeddings ? weights.embedding : matrix<S>("lm_head.weight");
+        return weights;
+    }
+
+  private:
+    template <class T>
+    using Matrix = typename D::template Matrix<T>;
+
+    BlockWeights<S, D> block(const std::string& layer) {
+        BlockWeights<S, D> weights;
+        weights.attention_norm = matrix<Activation<S>>(layer + "input_layernorm.weight");
+        weights.attention.query = matrix<S>(layer + "self_attn.q_proj.weight");
+        weights.attention.key = matrix<S>(layer + "self_attn.k_proj.weight");
+        weights.attention.value = matrix<S>(layer + "self_attn.v_proj.weight");
+        weights.attention.output = matrix<S>(layer + "self_attn.o_proj.weight");
+        weights.feed_forward_norm = matrix<Activation<S>>(layer + "post_attention_layernorm.weight");
+        weights.feed_forward.gate = matrix<S>(layer + "mlp.gate_proj.weight");
+        weights.feed_forward.up = matrix<S>(layer + "mlp.up_proj.weight");
+        weights.feed_forward.down = matrix<S>(layer + "mlp.down_proj.weight");
+        return weights;
+    }
+
+    /// The tensor `name` as a matrix; a vector becomes one row.
+    template <class T>
+    Matrix<T> matrix(std::string_view name) {
+        const TensorView& tensor = checkpoint_.tensor(name);
+        if (options_.stop.stop_requested()) throw Cancelled("loading was cancelled at " + tensor.origin);
+        const Index rows = tensor.shape.size() == 1 ? 1 : tensor.shape.front();
+        Matrix<T> loaded = device_.matrix(host_matrix<T>(tensor, rows, tensor.shape.back(), options_.stop));
+        ++progress_.tensors_done;
+        if (options_.progress) options_.progress(progress_);
+        return loaded;
+    }
+
+    const Checkpoint& checkpoint_;
+    const D& device_;
+    const LoadOptions& options_;
+    LoadProgress progress_;
+};
+
+/// The config with the caller's windows. Throws Error where they are none, or contradict `fixed`, in a message that
+/// names the checkpoint and the layer: before any weights are converted.
+[[nodiscard]] inline Config completed(const Checkpoint& checkpoint, const LoadOptions& options, const Shape& fixed) {
+    Config config = checkpoint.config();
+    if (options.windows) config.windows = *options.windows;
+    require(!config.windows.empty(), "the windows to load a model with are an empty list, expected one at least");
+    for (Index layer = 0; layer < config.layers; ++layer) try {
+            static_cast<void>(resolve(fixed, config.shape(layer)));
+        } catch (const Error& error) {
+            fail(utf8(checkpoint.directory()), ", layer ", layer, ": ", error.what());
+        }
+    return config;
+}
+
+template <Scalar S, Device D, Shape fixed>
+MistralModel<S, D, fixed> MistralModel<S, D, fixed>::load(const std::filesystem::path& directory, D device,
+                                                          const LoadOptions& options) {
+    const Checkpoint checkpoint = Checkpoint::open(directory);
+    Config config = completed(checkpoint, options, fixed);
+    auto weights = WeightLoader<S, D>(checkpoint, device, options).load();
+    return MistralModel(std::move(device), std::move(config), std::move(weights));
+}
+
+template <Scalar S, Device D, Shape fixed>
+MistralModel<S, D, fixed> MistralModel<S, D, fixed>::load(const std::filesystem::path& directory, D device) {
+    return load(directory, std::move(device), LoadOptions{});
+}
+
+}  // namespace mistral
