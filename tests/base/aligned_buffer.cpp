@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <cstdint>
+#include <limits>
 
 using namespace mistral;
 
@@ -18,5 +19,6 @@ TEST_CASE("a buffer is aligned to a cache line and knows its size") {
 
 TEST_CASE("sizes that cannot be are refused before anything is allocated") {
     CHECK_THROWS_AS(AlignedBuffer<float>(-1), Error);
-    CHECK_THROWS_AS(AlignedBuffer<double>(std::numeric_limits<Index>::max()), std::bad_alloc);
+    const Index huge = std::numeric_limits<Index>::max();
+    CHECK_THROWS_AS((void)AlignedBuffer<double>(huge), std::bad_alloc);
 }

@@ -203,8 +203,13 @@ TEST_CASE("the same bits for any number of threads") {
 }
 
 TEST_CASE("the last logits depend on exactly layers * (window - 1) + 1 tokens") {
-    for (const auto& [layers, window] :
-         std::vector<std::pair<Index, Index>>{{1, 1}, {1, 4}, {2, 3}, {3, 5}, {5, 2}, {2, 33}}) {
+    struct Case {
+        Index layers;
+        Index window;
+    };
+    for (const Case& c : {Case{1, 1}, Case{1, 4}, Case{2, 3}, Case{3, 5}, Case{5, 2}, Case{2, 33}}) {
+        const Index layers = c.layers;
+        const Index window = c.window;
         CAPTURE(layers);
         CAPTURE(window);
         const Config config{.layers = layers,

@@ -42,7 +42,7 @@ TEST_CASE("a copied, a saved and a rewound state go on as the original does, to 
     plain::Random random(2);
     const auto tokens = random.tokens(40, config.vocab_size);
     const std::span<const Token> all(tokens);
-    for (const std::size_t before : {0, 1, 3, 4, 11, 29}) {
+    for (const std::size_t before : {0u, 1u, 3u, 4u, 11u, 29u}) {
         CAPTURE(before);
         State state(model.device(), config, {.rewind = 10});
         if (before > 0) last_logits(model, state, all.first(before));

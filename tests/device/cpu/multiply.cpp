@@ -31,7 +31,8 @@ void check_products(const std::vector<std::array<Index, 3>>& shapes) {
     const BasicCpu<Architecture> device(2);
     typename BasicCpu<Architecture>::Workspace workspace;
     std::mt19937 random(11);
-    for (const auto& [tokens, outputs, inputs] : shapes) {
+    for (const auto& shape : shapes) {
+        const Index tokens = shape[0], outputs = shape[1], inputs = shape[2];
         CAPTURE(tokens);
         CAPTURE(outputs);
         CAPTURE(inputs);

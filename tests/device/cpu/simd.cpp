@@ -3,7 +3,9 @@
 #include <doctest/doctest.h>
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -67,4 +69,19 @@ TEST_CASE_TEMPLATE("the sum of a vector is the sum of its lanes", Architecture, 
     std::vector<float> x(static_cast<std::size_t>(lanes<float, Architecture>));
     std::iota(x.begin(), x.end(), 1.0f);
     CHECK(sum(Batch<float, Architecture>::load_unaligned(x.data())) == std::accumulate(x.begin(), x.end(), 0.0f));
+}
+
+TEST_CASE_TEMPLATE("the exponential is defined for every number", Architecture, MISTRAL_TEST_ARCHITECTURES) {
+    const auto check = []<class T>(T) {
+        const auto at = [](T x) { return exponential(Batch<T, Architecture>(x)).get(0); };
+        CHECK(at(T(0)) == T(1));
+        CHECK(std::abs(at(T(1)) - std::exp(T(1))) < 4 * std::numeric_limits<T>::epsilon());
+        for (const T x : {T(-1e5), std::numeric_limits<T>::lowest(), -std::numeric_limits<T>::infinity()})
+            CHECK(at(x) == T(0));
+        for (const T x : {T(1e5), std::numeric_limits<T>::max(), std::numeric_limits<T>::infinity()})
+            CHECK(at(x) == std::numeric_limits<T>::infinity());
+        CHECK(std::isnan(at(std::numeric_limits<T>::quiet_NaN())));
+    };
+    check(float{});
+    check(double{});
 }

@@ -101,7 +101,8 @@ class AttentionTile {
 
     /// The scores of the block's keys first … last - 1.
     void score(Index tokens, Index first, Index last) {
-        RowBlock<A, Architecture>(keys_, queries_, scores_, Update::assign).run(first, last, 0, tokens * shape_.group());
+        RowBlock<A, Architecture>(keys_, queries_, scores_, Update::assign)
+            .run(first, last, 0, tokens * shape_.group());
     }
 
     /// Adds the values of the keys from … to - 1 of the block, weighted by the softmax so far, to the token's sums.
@@ -118,7 +119,8 @@ class AttentionTile {
         std::array<A, queries> rescale;
         for (int i = 0; i < queries; ++i) rescale[static_cast<std::size_t>(i)] = exponentiate(q + i, from, to);
         Index column = 0;
-        for (; column + 2 * vector <= width_; column += 2 * vector) add_columns<queries, 2>(q, from, to, column, rescale);
+        for (; column + 2 * vector <= width_; column += 2 * vector)
+            add_columns<queries, 2>(q, from, to, column, rescale);
         for (; column < width_; column += vector) add_columns<queries, 1>(q, from, to, column, rescale);
     }
 
@@ -132,7 +134,7 @@ class AttentionTile {
         std::fill(scores + to, scores + keys_per_block, -std::numeric_limits<A>::infinity());
         Vector total(A(0));
         for (Index i = 0; i < keys_per_block; i += vector) {
-            const auto weights = xsimd::exp(Vector::load_unaligned(scores + i) - Vector(maximum));
+            const auto weights = exponential(Vector::load_unaligned(scores + i) - Vector(maximum));
             weights.store_unaligned(scores + i);
             total += weights;
         }

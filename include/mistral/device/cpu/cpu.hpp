@@ -75,7 +75,8 @@ class BasicCpu {
     void convert(MatrixView<const A> x, MatrixView<C> out) const {
         assert(out.rows() == x.rows() && out.cols() == x.cols());
         for_rows(x.rows(), [&](Index t) {
-            std::transform(x.row(t), x.row(t) + x.cols(), out.row(t), [](A element) { return static_cast<C>(element); });
+            std::transform(x.row(t), x.row(t) + x.cols(), out.row(t),
+                           [](A element) { return static_cast<C>(element); });
         });
     }
 
@@ -99,9 +100,8 @@ class BasicCpu {
 
     template <class A>
     void swiglu(MatrixView<const A> gate, MatrixView<const A> up, MatrixView<A> out) const {
-        for_rows(gate.rows(), [&](Index t) {
-            cpu::swiglu_row<Architecture>(gate.row(t), up.row(t), gate.cols(), out.row(t));
-        });
+        for_rows(gate.rows(),
+                 [&](Index t) { cpu::swiglu_row<Architecture>(gate.row(t), up.row(t), gate.cols(), out.row(t)); });
     }
 
     template <class T>

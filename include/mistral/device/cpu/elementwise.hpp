@@ -53,7 +53,7 @@ template <class Architecture, class A>
 void swiglu_row(const A* gate, const A* up, Index n, A* out) {
     using Vector = Batch<A, Architecture>;
     constexpr Index vector = lanes<A, Architecture>;
-    const auto compute = [](const Vector& g, const Vector& u) { return g / (Vector(A(1)) + xsimd::exp(-g)) * u; };
+    const auto compute = [](const Vector& g, const Vector& u) { return g / (Vector(A(1)) + exponential(-g)) * u; };
     Index i = 0;
     for (; i + vector <= n; i += vector)
         compute(Vector::load_unaligned(gate + i), Vector::load_unaligned(up + i)).store_unaligned(out + i);

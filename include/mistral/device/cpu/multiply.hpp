@@ -30,7 +30,8 @@ struct DotTile {
     }
 
     void accumulate(const S* weights, Index weight_stride, const A* x, Index x_stride, Index steps) {
-        for (Index step = 0; step < steps; ++step, weights += Lanes::step, x += Lanes::step) add(weights, weight_stride, x, x_stride);
+        for (Index step = 0; step < steps; ++step, weights += Lanes::step, x += Lanes::step)
+            add(weights, weight_stride, x, x_stride);
     }
 
     void add(const S* weights, Index weight_stride, const A* x, Index x_stride) {

@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <concepts>
 #include <cstdint>
 
@@ -52,6 +53,20 @@ template <class Architecture>
         return xsimd::bitwise_cast<Batch<float, Architecture>>(bits);
     else
         return xsimd::bitwise_cast<float>(bits);
+}
+
+/// e^x, in double precision by the standard library: exact to the last digit, as befits a reference, and free of
+/// xsimd's conversion of x to an integer, which infinities do not survive.
+template <class T, class Architecture>
+[[nodiscard]] xsimd::batch<T, Architecture> exponential(const xsimd::batch<T, Architecture>& x) {
+    if constexpr (std::same_as<T, double>) {
+        std::array<double, static_cast<std::size_t>(lanes<T, Architecture>)> values;
+        x.store_unaligned(values.data());
+        for (double& value : values) value = std::exp(value);
+        return Batch<T, Architecture>::load_unaligned(values.data());
+    } else {
+        return xsimd::exp(x);
+    }
 }
 
 /// How consecutive weights of type S become vectors of activations. One step loads `step` weights and gives `parts`
@@ -99,14 +114,16 @@ struct WeightLanes<half, Architecture> : PairedLanes<Architecture> {
 
   private:
     /// binary16 in the lower half of each lane -> binary32, exact for every value. Shifted into place, exponent and
-    /// fraction are those of a binary32 whose exponent is 112 too low; a multiplication mends that, subnormals included.
+    /// fraction are those of a binary32 whose exponent is 112 too low; a multiplication mends that, subnormals
+    /// included.
     static Batch<float, Architecture> widen(const Bits& narrow) {
         const Bits magnitude = (narrow & Bits(0x7fffu)) << 13;
         const Bits sign = (narrow & Bits(0x8000u)) << 16;
         const auto finite = as_float<Architecture>(magnitude) * Batch<float, Architecture>(0x1p112f);
         const auto infinite_or_nan = as_float<Architecture>(magnitude | Bits(0x7f800000u));
-        const auto value = xsimd::select(as_float<Architecture>(magnitude) >= Batch<float, Architecture>(0x1p-112f * 0x1p+16f),
-                                         infinite_or_nan, finite);
+        const auto value =
+            xsimd::select(as_float<Architecture>(magnitude) >= Batch<float, Architecture>(0x1p-112f * 0x1p+16f),
+                          infinite_or_nan, finite);
         return value | as_float<Architecture>(sign);
     }
 };

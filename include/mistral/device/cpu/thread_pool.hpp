@@ -26,13 +26,12 @@ class ThreadPool {
     /// Throws Error for a negative or absurd number.
     explicit ThreadPool(Index threads = 0) {
         constexpr Index most = 4096;
-        require(threads >= 0 && threads <= most, "a pool of ", threads, " threads was asked for, expected 0 (all cores) to ",
-                most);
+        require(threads >= 0 && threads <= most, "a pool of ", threads,
+                " threads was asked for, expected 0 (all cores) to ", most);
         if (threads == 0) threads = std::max<Index>(1, static_cast<Index>(std::thread::hardware_concurrency()));
         workers_.reserve(static_cast<std::size_t>(threads - 1));
         try {
-            for (Index worker = 1; worker < threads; ++worker)
-                workers_.emplace_back([this, worker] { serve(worker); });
+            for (Index worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker] { serve(worker); });
         } catch (const std::system_error& error) {
             stop();
             fail("a pool of ", threads, " threads could not start its thread ", workers_.size() + 1, ": ",
