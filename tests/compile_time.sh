@@ -1,5 +1,5 @@
-#!/bin/sh
-# Prints how long one program takes to compile: by default the first that README.md shows.
+#!/usr/bin/env bash
+# Prints how long one program takes to compile, in seconds of processor time: by default the first that README.md shows.
 #
 #   tests/compile_time.sh [PROGRAM.cpp]       CXX and CXXFLAGS (g++, -O2) choose otherwise
 set -eu
@@ -12,9 +12,9 @@ program=${1:-$work/readme.cpp}
                      inside { block = block $0 "\n" }
                      END { printf "%s", block }' "$root/README.md" > "$program"
 
-start=$(date +%s%N)
-# shellcheck disable=SC2086 # a list of flags
-"${CXX:-g++}" -std=c++20 ${CXXFLAGS:--O2} -I"$root/include" $(pkg-config --cflags eigen3 2>/dev/null ||
-    echo -isystem /usr/include/eigen3) -c "$program" -o "$work/program.o"
-end=$(date +%s%N)
-echo "${CXX:-g++} ${CXXFLAGS:--O2}: $(((end - start) / 1000000)) ms for a program of $(wc -l < "$program") lines"
+compiler=${CXX:-g++}
+read -r -a flags <<< "${CXXFLAGS:--O2}"
+read -r -a eigen <<< "$(pkg-config --cflags eigen3 2>/dev/null || echo -I/usr/include/eigen3)"
+TIMEFORMAT='%U'
+seconds=$({ time "$compiler" -std=c++20 "${flags[@]}" -I"$root/include" "${eigen[@]}" -c "$program" -o "$work/program.o"; } 2>&1)
+echo "$compiler ${flags[*]}: $seconds s for a program of $(wc -l < "$program") lines"

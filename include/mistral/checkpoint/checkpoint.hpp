@@ -7,13 +7,11 @@
 #include <mistral/checkpoint/json.hpp>
 #include <mistral/checkpoint/model_tensors.hpp>
 #include <mistral/checkpoint/safetensors.hpp>
+#include <mistral/checkpoint/shard_index.hpp>
 #include <mistral/checkpoint/tensor_view.hpp>
 
 #include <algorithm>
 #include <filesystem>
-#include <map>
-#include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -84,8 +82,7 @@ class Checkpoint {
 
     Checkpoint(std::filesystem::path root, const Layout& layout) : directory_(std::move(root)) {
         config_ = layout.read(read_json(layout.config));
-        auto found = has(directory_, layout.weights) ? Safetensors::open(resolve(layout.weights)).tensors()
-                                                     : read_shards(index_of(layout));
+        auto found = has(directory_, layout.weights) ? read_tensors(layout.weights) : read_shards(index_of(layout));
         const bool separate_output = found.contains(output_tensor(config_).*layout.name);
         require(separate_output || config_.tied_embeddings, utf8(directory_), " lacks the tensor ",
                 output_tensor(config_).*layout.name, ", and ", layout.config, " does not say that it is tied");
@@ -121,16 +118,9 @@ class Checkpoint {
 
     /// Opens the shards that an index names, and of each exactly the tensors that the index says are in it.
     [[nodiscard]] Safetensors::Tensors read_shards(const std::string& index_name) const {
-        std::map<std::string, std::set<std::string>> shards;  // file -> names
-        const Json index = read_json(index_name);
-        for (const auto& [tensor, shard] : index.at("weight_map").members()) {
-            shard.expect(is_plain_name(shard.text()), "the plain name of a file beside the index");
-            shards[shard.text()].insert(tensor);
-        }
-        require(!shards.empty(), index.where(), ": weight_map is empty, expected the names of tensors and their files");
         Safetensors::Tensors all;
-        for (const auto& [shard, names] : shards) {
-            Safetensors::Tensors found = Safetensors::open(resolve(shard)).tensors();
+        for (const auto& [shard, names] : read_shard_index(read_json(index_name))) {
+            Safetensors::Tensors found = read_tensors(shard);
             for (const std::string& name : names) {
                 auto node = found.extract(name);
                 require(!node.empty(), utf8(directory_ / shard), " lacks the tensor ", quote(name), ", which ",
@@ -143,15 +133,9 @@ class Checkpoint {
         return all;
     }
 
-    /// Whether `name` is that of a file in the directory on every system: no separators, drives, streams or controls.
-    static bool is_plain_name(std::string_view name) {
-        constexpr std::size_t max_name = 255;
-        const auto is_special = [](char c) {
-            return static_cast<unsigned char>(c) < 0x20 || c == 0x7f ||
-                   std::string_view("/\\:").find(c) != std::string_view::npos;
-        };
-        return !name.empty() && name.size() <= max_name && name != "." && name != ".." &&
-               std::none_of(name.begin(), name.end(), is_special);
+    [[nodiscard]] Safetensors::Tensors read_tensors(const std::string& name) const {
+        const auto file = MappedFile::open(resolve(name));
+        return Safetensors::parse(file->bytes(), file, utf8(directory_ / name)).tensors();
     }
 
     [[nodiscard]] Json read_json(const std::string& name) const {
@@ -184,9 +168,10 @@ class Checkpoint {
 
     static std::string what_lacks(const std::filesystem::path& root) {
         std::error_code error;
-        for (const auto& entry : std::filesystem::directory_iterator(root, error)) {
-            const auto extension = entry.path().extension();
-            const std::string name = utf8(entry.path().filename());
+        for (auto entry = std::filesystem::directory_iterator(root, error);
+             !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+            const auto extension = entry->path().extension();
+            const std::string name = utf8(entry->path().filename());
             if (extension == ".bin" || extension == ".pth" || extension == ".pt")
                 return concat(name, " looks like a pickle, which may run code when it is read. ", how_to_convert(name));
             if (extension == ".gguf")

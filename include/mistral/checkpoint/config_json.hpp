@@ -82,6 +82,7 @@ class ConfigReader {
             require(is_known_parameter(key) || value.is_null() || value.is_false(), value.where(),
                     " is not supported: it may change what the model computes");
         if (const auto type = root.find("model_type")) type->expect(type->text() == "transformer", "\"transformer\"");
+        if (const auto causal = root.find_given("causal")) causal->expect(causal->boolean(), "true");
 
         Config config;
         config.layers = size(root, "n_layers", max_layers, std::nullopt);
@@ -96,8 +97,10 @@ class ConfigReader {
         config.norm_eps = root.at("norm_eps").number(0, 1);
         if (const auto tied = root.find_given("tied_embeddings")) config.tied_embeddings = tied->boolean();
         config.rotary_pairing = RotaryPairing::adjacent;
-        for (const char* key : {"_sliding_window", "sliding_window"})
-            if (const auto window = root.find_given(key)) config.windows = windows(*window);
+        const auto window = root.find_given("sliding_window");
+        const auto other_window = root.find_given("_sliding_window");
+        if (other_window) other_window->expect(!window, "nothing: there is a sliding_window, too");
+        if (window || other_window) config.windows = windows(window ? *window : *other_window);
         config.rope_theta = rope_theta_of_2023(root, config);
         require_consistent(config, root);
         return config;

@@ -63,10 +63,10 @@ template <class To, class From>
         return value;
     };
     for (Index i = 0; i < count; ++i) to[i] = rounded<To>(element(i));
-    if constexpr (keeps_range<To, From>) return true;
-    bool lost = false;
-    for (Index i = 0; i < count; ++i) lost |= is_infinite(to[i]) & !is_infinite(element(i));
-    return !lost;
+    if constexpr (!keeps_range<To, From>)
+        for (Index i = 0; i < count; ++i)
+            if (is_infinite(to[i]) && !is_infinite(element(i))) return false;
+    return true;
 }
 
 /// A tensor as a matrix [rows, cols] of T. One of T's own type that is aligned for it stays where it is; any other is

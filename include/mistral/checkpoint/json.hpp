@@ -28,7 +28,8 @@ class JsonBuilder {
 
     static constexpr std::size_t max_bytes = std::size_t{4} << 20;  ///< a header of a 7B model has 32 KB
     static constexpr std::size_t max_depth = 16;
-    static constexpr Index max_values = Index{1} << 16;  ///< bounds memory: 160 bytes per value at most, text apart
+    static constexpr Index max_values =
+        Index{1} << 15;  ///< bounds memory; a header has 8 per tensor, and a model some hundred tensors
 
     /// `name` says in messages which file it is.
     explicit JsonBuilder(const std::string& name) : name_(name) {}

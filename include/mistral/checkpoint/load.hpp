@@ -105,7 +105,7 @@ class WeightLoader {
     return config;
 }
 
-template <Scalar S, Device D, Shape fixed>
+template <Scalar S, class D, Shape fixed>
 MistralModel<S, D, fixed> MistralModel<S, D, fixed>::load(const std::filesystem::path& directory, D device,
                                                           const LoadOptions& options) {
     const Checkpoint checkpoint = Checkpoint::open(directory);
@@ -114,7 +114,7 @@ MistralModel<S, D, fixed> MistralModel<S, D, fixed>::load(const std::filesystem:
     return MistralModel(std::move(device), std::move(config), std::move(weights));
 }
 
-template <Scalar S, Device D, Shape fixed>
+template <Scalar S, class D, Shape fixed>
 MistralModel<S, D, fixed> MistralModel<S, D, fixed>::load(const std::filesystem::path& directory, D device) {
     return load(directory, std::move(device), LoadOptions{});
 }

@@ -94,10 +94,10 @@ inline constexpr DType dtype_of = std::same_as<T, double>  ? DType::f64
 /// A tensor in the memory that `owner` keeps alive, row-major and little-endian, at any alignment.
 struct TensorView {
     DType dtype = DType::f32;
-    std::vector<Index> shape;           ///< empty for a single number
-    std::span<const std::byte> bytes;   ///< the elements, packed
-    std::shared_ptr<const void> owner;  ///< of the bytes, such as a mapped file
-    std::string origin;                 ///< the file and the name in it, for messages
+    std::vector<Index> shape{};           ///< empty for a single number
+    std::span<const std::byte> bytes{};   ///< the elements, packed
+    std::shared_ptr<const void> owner{};  ///< of the bytes, such as a mapped file
+    std::string origin{};                 ///< the file and the name in it, for messages
 
     [[nodiscard]] Index elements() const {
         Index product = 1;

@@ -9,8 +9,10 @@
 namespace mistral {
 
 /// The SwiGLU feed-forward layer: down(silu(gate(x)) * up(x)) (arXiv:2002.05202, equation 6).
-template <Scalar S, Device D>
+template <Scalar S, class D>
 class FeedForward {
+    static_assert(Device<D>);
+
   public:
     using A = Activation<S>;
 

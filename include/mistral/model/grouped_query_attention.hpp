@@ -2,6 +2,7 @@
 
 #include <mistral/base/shape.hpp>
 #include <mistral/device/device.hpp>
+#include <mistral/fwd.hpp>
 #include <mistral/model/linear.hpp>
 #include <mistral/model/rolling_kv_cache.hpp>
 #include <mistral/model/rotary_embedding.hpp>
@@ -15,8 +16,10 @@ namespace mistral {
 /// A whole attention layer: projections to queries, keys and values, rotary embedding, sliding-window attention over
 /// a rolling cache, output projection (arXiv:2305.13245; arXiv:2310.06825). kv_heads = query_heads is multi-head
 /// attention, kv_heads = 1 multi-query attention.
-template <Scalar S, Device D, Shape fixed = Shape{}>
+template <Scalar S, class D, Shape fixed>
 class GroupedQueryAttention {
+    static_assert(Device<D>);
+
   public:
     using A = Activation<S>;
 

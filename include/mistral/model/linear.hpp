@@ -9,8 +9,10 @@ namespace mistral {
 
 /// A linear map without bias: x [tokens, inputs] -> x Wᵀ [tokens, outputs], with W [outputs, inputs] as checkpoints
 /// store it.
-template <Scalar S, Device D>
+template <Scalar S, class D>
 class Linear {
+    static_assert(Device<D>);
+
   public:
     using A = Activation<S>;
 

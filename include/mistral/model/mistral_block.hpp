@@ -2,6 +2,7 @@
 
 #include <mistral/base/config.hpp>
 #include <mistral/device/device.hpp>
+#include <mistral/fwd.hpp>
 #include <mistral/model/feed_forward.hpp>
 #include <mistral/model/grouped_query_attention.hpp>
 #include <mistral/model/rms_norm.hpp>
@@ -13,8 +14,10 @@
 namespace mistral {
 
 /// One decoder layer with its two residual connections: x += attention(norm(x)); x += feed_forward(norm(x)).
-template <Scalar S, Device D, Shape fixed = Shape{}>
+template <Scalar S, class D, Shape fixed>
 class MistralBlock {
+    static_assert(Device<D>);
+
   public:
     using A = Activation<S>;
 

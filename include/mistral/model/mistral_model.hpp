@@ -4,6 +4,7 @@
 #include <mistral/base/error.hpp>
 #include <mistral/device/cpu/cpu.hpp>
 #include <mistral/device/device.hpp>
+#include <mistral/fwd.hpp>
 #include <mistral/model/linear.hpp>
 #include <mistral/model/mistral_block.hpp>
 #include <mistral/model/rms_norm.hpp>
@@ -23,8 +24,10 @@ struct LoadOptions;
 /// A Mistral model (arXiv:2310.06825): embedding, decoder blocks, norm, output projection. S is the scalar of the
 /// weights, `fixed` what is known of the attention's geometry at compile time. Immutable once made; any number of
 /// sequences on any threads share it. Copies share the weights.
-template <Scalar S, Device D = Cpu, Shape fixed = Shape{}>
+template <Scalar S, class D, Shape fixed>
 class MistralModel {
+    static_assert(Device<D>);
+
   public:
     using WeightScalar = S;
     using DeviceType = D;

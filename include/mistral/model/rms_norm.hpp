@@ -8,8 +8,10 @@
 namespace mistral {
 
 /// Root mean square layer normalisation: x / sqrt(mean(x²) + eps) * weight (arXiv:1910.07467, equation 4).
-template <Scalar S, Device D>
+template <Scalar S, class D>
 class RMSNorm {
+    static_assert(Device<D>);
+
   public:
     using A = Activation<S>;
 

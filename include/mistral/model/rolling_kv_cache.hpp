@@ -4,6 +4,7 @@
 #include <mistral/base/ring.hpp>
 #include <mistral/base/shape.hpp>
 #include <mistral/device/device.hpp>
+#include <mistral/fwd.hpp>
 
 #include <array>
 #include <limits>
@@ -22,7 +23,7 @@ struct CacheLimits {
 /// The keys and values of one layer and sequence in a rolling buffer: position i lives in slot i mod capacity, with
 /// capacity = window + rewind, so that memory stops growing there (Mistral 7B, arXiv:2310.06825, section 2). Keys are
 /// stored after rotation. C is the cache's scalar; of the shape it uses window, kv_heads and head_dim.
-template <class C, class D, Shape fixed = Shape{}>
+template <class C, class D, Shape fixed>
 class RollingKVCache {
   public:
     /// Throws Error where a number is missing, nonsense, or contradicts the type, and for a window of `no_window`

@@ -13,8 +13,10 @@ namespace mistral {
 
 /// Rotary position embedding (arXiv:2104.09864): turns pair i of every head by position * theta^(-2 i / head_dim).
 /// Frequencies and angles are binary32, as in the reference, whatever S is; positions have no end.
-template <Scalar S, Device D>
+template <Scalar S, class D>
 class RotaryEmbedding {
+    static_assert(Device<D>);
+
   public:
     using A = Activation<S>;
 

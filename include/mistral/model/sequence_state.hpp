@@ -3,6 +3,7 @@
 #include <mistral/base/config.hpp>
 #include <mistral/base/error.hpp>
 #include <mistral/device/device.hpp>
+#include <mistral/fwd.hpp>
 #include <mistral/model/rolling_kv_cache.hpp>
 
 #include <algorithm>
@@ -14,8 +15,10 @@ namespace mistral {
 
 /// All that one sequence owns: a rolling cache per layer, and scratch memory. A copy is an independent sequence with
 /// the same past; it copies the resident entries of the caches and no scratch memory.
-template <class C, Device D, Shape fixed = Shape{}>
+template <class C, class D, Shape fixed>
 class SequenceState {
+    static_assert(Device<D>);
+
   public:
     using Cache = RollingKVCache<C, D, fixed>;
 

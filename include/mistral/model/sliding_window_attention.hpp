@@ -3,6 +3,7 @@
 #include <mistral/base/error.hpp>
 #include <mistral/base/shape.hpp>
 #include <mistral/device/device.hpp>
+#include <mistral/fwd.hpp>
 #include <mistral/model/rolling_kv_cache.hpp>
 
 #include <array>
@@ -14,8 +15,10 @@ namespace mistral {
 /// softmax(Q Kᵀ / sqrt(head_dim)) V under a causal mask of `window` keys, over a rolling cache; each key/value head
 /// serves query_heads / kv_heads consecutive query heads (arXiv:2310.06825, section 2; arXiv:2305.13245).
 /// Nothing is projected or rotated here.
-template <Scalar S, Device D, Shape fixed = Shape{}>
+template <Scalar S, class D, Shape fixed>
 class SlidingWindowAttention {
+    static_assert(Device<D>);
+
   public:
     using A = Activation<S>;
 

@@ -1,5 +1,9 @@
 #pragma once
 
+/// The scalars with their arithmetic, which is Eigen's for half and bfloat16.
+
+#include <mistral/scalar/types.hpp>
+
 // GCC 12 warns of "uninitialised" values that its own AVX-512 header leaves so on purpose (GCC bug 105593).
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
@@ -10,56 +14,3 @@
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic pop
 #endif
-
-#include <concepts>
-#include <string_view>
-
-namespace mistral {
-
-using half = Eigen::half;          ///< IEEE 754 binary16
-using bfloat16 = Eigen::bfloat16;  ///< the upper half of a binary32
-
-/// The element types of weights.
-template <class T>
-concept Scalar = std::same_as<T, double> || std::same_as<T, float> || std::same_as<T, half> || std::same_as<T, bfloat16>;
-
-template <class T>
-struct ScalarTraits;
-
-/// The type that activations, sums, norms, softmax and logits have beside weights of type T.
-template <Scalar T>
-using Activation = typename ScalarTraits<T>::Activation;
-
-/// The type of cached keys and values unless the caller chooses another.
-template <Scalar T>
-using DefaultCacheScalar = typename ScalarTraits<T>::Cache;
-
-template <>
-struct ScalarTraits<double> {
-    using Activation = double;
-    using Cache = double;
-    static constexpr std::string_view name = "double";
-};
-
-template <>
-struct ScalarTraits<float> {
-    using Activation = float;
-    using Cache = float;
-    static constexpr std::string_view name = "float";
-};
-
-template <>
-struct ScalarTraits<half> {
-    using Activation = float;
-    using Cache = half;
-    static constexpr std::string_view name = "half";
-};
-
-template <>
-struct ScalarTraits<bfloat16> {
-    using Activation = float;
-    using Cache = bfloat16;
-    static constexpr std::string_view name = "bfloat16";
-};
-
-}  // namespace mistral

@@ -1,0 +1,67 @@
+// Continues a text with a Mistral model, or holds a conversation: generate --help.
+
+#include <cstdlib>
+#include <exception>
+#include <iostream>
+#include <string>
+
+#include "generate/generator.hpp"
+#include "generate/options.hpp"
+
+namespace {
+
+using namespace generator;
+
+constexpr int usage_status = 2;
+constexpr int interrupted_status = 128 + 2;  // as shells say of SIGINT, which is 2
+
+template <mistral::Scalar S>
+int run(const Options& options) {
+    Generator<S> generator(options);
+    auto reason = mistral::StopReason::none;
+    if (options.chat)
+        generator.chat();
+    else
+        reason = generator.complete();
+    if (!options.quiet) generator.report().print(std::cerr);
+    return reason == mistral::StopReason::cancelled ? interrupted_status : EXIT_SUCCESS;
+}
+
+// The type that most of the checkpoint's weights have, those of the embedding's.
+std::string own_type(const std::string& model) {
+    switch (mistral::Checkpoint::open(model).tensor("model.embed_tokens.weight").dtype) {
+        case mistral::DType::f64:
+            return "double";
+        case mistral::DType::f32:
+            return "float";
+        case mistral::DType::f16:
+            return "half";
+        default:
+            return "bfloat16";
+    }
+}
+
+// The one place where a choice at run time becomes a type.
+int run(const Options& options) {
+    const std::string type = options.dtype == "auto" ? own_type(options.model) : options.dtype;
+    if (type == "double") return run<double>(options);
+    if (type == "float") return run<float>(options);
+    if (type == "half") return run<mistral::half>(options);
+    return run<mistral::bfloat16>(options);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+    const auto options = CommandLine().parse(argc, argv);
+    return options ? run(*options) : EXIT_SUCCESS;
+} catch (const UsageError& error) {
+    std::cerr << "generate: " << error.what() << "\nTry 'generate --help'.\n";
+    return usage_status;
+} catch (const mistral::Cancelled&) {
+    std::cerr << "generate: interrupted\n";
+    return interrupted_status;
+} catch (const std::exception& error) {
+    std::cerr << "generate: " << error.what() << '\n';
+    return EXIT_FAILURE;
+}

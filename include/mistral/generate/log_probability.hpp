@@ -1,0 +1,73 @@
+#pragma once
+
+#include <mistral/base/error.hpp>
+#include <mistral/base/types.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <span>
+#include <vector>
+
+namespace mistral {
+
+/// A token and the natural logarithm of its probability.
+struct TokenLogprob {
+    Token token = 0;
+    double logprob = 0;
+
+    friend bool operator==(const TokenLogprob&, const TokenLogprob&) = default;
+};
+
+/// Throws Error for a NaN or +infinity among the logits, and where all are -infinity; returns the largest.
+/// `what` says in the message which logits they are.
+template <class A>
+A largest_logit(std::span<const A> logits, const char* what = "the model's logits") {
+    A largest = -std::numeric_limits<A>::infinity();
+    bool valid = true;
+    for (const A logit : logits) {
+        valid &= logit <= std::numeric_limits<A>::max();
+        largest = std::max(largest, logit);
+    }
+    if (!valid) {
+        const auto bad = std::find_if(logits.begin(), logits.end(),
+                                      [](A logit) { return !(logit <= std::numeric_limits<A>::max()); });
+        fail(what, ": token ", bad - logits.begin(), " has ", *bad, ", expected a number or -infinity");
+    }
+    require(largest > -std::numeric_limits<A>::infinity(), what, ": all are -infinity, expected one that is not");
+    return largest;
+}
+
+/// ln Σ exp(logit), the number that turns logits into log-probabilities by subtraction. Throws Error as above.
+template <class A>
+[[nodiscard]] double log_sum_exp(std::span<const A> logits) {
+    const auto largest = static_cast<double>(largest_logit(logits));
+    double sum = 0;
+    for (const A logit : logits) sum += std::exp(static_cast<double>(logit) - largest);
+    return largest + std::log(sum);
+}
+
+/// Fills `best` with the `count` most likely tokens, the most likely first, equal ones in the order of their ids, and
+/// fewer where the vocabulary is smaller. Allocates nothing once `best` has room for them.
+template <class A>
+void most_likely(std::span<const A> logits, double log_sum, Index count, std::vector<TokenLogprob>& best) {
+    // A heap of the best so far with the worst of them in front.
+    const auto more_likely = [](const TokenLogprob& a, const TokenLogprob& b) {
+        return a.logprob > b.logprob || (a.logprob == b.logprob && a.token < b.token);
+    };
+    best.clear();
+    if (count == 0) return;
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+        const TokenLogprob next{static_cast<Token>(i), static_cast<double>(logits[i]) - log_sum};
+        if (best.size() == static_cast<std::size_t>(count)) {
+            if (!more_likely(next, best.front())) continue;
+            std::pop_heap(best.begin(), best.end(), more_likely);
+            best.pop_back();
+        }
+        best.push_back(next);
+        std::push_heap(best.begin(), best.end(), more_likely);
+    }
+    std::sort_heap(best.begin(), best.end(), more_likely);
+}
+
+}  // namespace mistral

@@ -1,0 +1,362 @@
+#pragma once
+
+#include <mistral/base/error.hpp>
+#include <mistral/base/types.hpp>
+#include <mistral/base/window.hpp>
+#include <mistral/generate/generation.hpp>
+#include <mistral/generate/log_probability.hpp>
+#include <mistral/generate/options.hpp>
+#include <mistral/generate/saved_session.hpp>
+#include <mistral/generate/stop.hpp>
+#include <mistral/generate/token_history.hpp>
+#include <mistral/model/mistral_model.hpp>
+
+#include <algorithm>
+#include <array>
+#include <concepts>
+#include <filesystem>
+#include <istream>
+#include <memory>
+#include <ostream>
+#include <span>
+#include <stop_token>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace mistral {
+
+/// What a session holds and how it computes.
+struct SessionOptions {
+    /// Positions that layers without a window can hold: 1 or more; by default as many as the model was trained for.
+    /// They set the memory. A layer with a window no larger than this goes on for ever.
+    Index context = no_window;
+    /// Tokens that can always be taken back: 0 or more. Each costs a position's memory.
+    Index rewind = 0;
+    /// Tokens of a prompt computed at once, 1 to 65536: more are faster, up to a point, and take more scratch memory.
+    /// The results do not depend on it.
+    Index chunk = 512;
+};
+
+/// The log-probabilities that a model gives to a text's tokens.
+struct Scores {
+    /// ln p(token | all before it), one per token that has any before it: a text at the start of a session yields one
+    /// fewer than it has tokens.
+    std::vector<double> logprobs;
+
+    /// Mean negative log-likelihood in nats per token; exp of it is the perplexity. NaN without tokens.
+    [[nodiscard]] double mean_nll() const {
+        double sum = 0;
+        for (const double logprob : logprobs) sum -= logprob;
+        return sum / static_cast<double>(logprobs.size());
+    }
+};
+
+/// One sequence over a shared model: its caches, its tokens, its position and the logits that follow. C is the cache's
+/// scalar. A session keeps its model alive; any number of them share one model, each used by one thread at a time.
+///
+///     Session session(model);
+///     for (Token token : session.generate(prompt, {.max_tokens = 100})) ...
+///
+/// Tokens given by `append` are computed at once, in chunks; one given by `push`, which is how `generate` adds what it
+/// samples, is computed together with what follows it. Both count in `position()`. Same tokens, same bits: neither
+/// chunks nor rewinds nor other sessions change a result.
+template <class Model, class C = DefaultCacheScalar<typename Model::WeightScalar>>
+class Session {
+  public:
+    using A = typename Model::A;
+
+    /// Holds a copy of the model, which shares its weights. Throws Error for options outside their range.
+    explicit Session(Model model, const SessionOptions& options = {})
+        : model_(std::make_shared<const Model>(std::move(model))),
+          options_(checked(options)),
+          state_(model_->device(), model_->config(), {.context = options.context, .rewind = options.rewind}),
+          history_(std::max(tokens_kept(), options.chunk)),
+          logits_(static_cast<std::size_t>(model_->config().vocab_size)) {}
+
+    /// An independent session with the same past. Copies what the caches hold; the model is shared.
+    [[nodiscard]] Session fork() const { return *this; }
+
+    [[nodiscard]] const Model& model() const { return *model_; }
+    [[nodiscard]] const SessionOptions& options() const { return options_; }
+    /// Tokens so far, which is the position of the next one.
+    [[nodiscard]] Index position() const { return history_.end(); }
+    /// Memory of the caches in bytes: constant from the start.
+    [[nodiscard]] Index cache_bytes() const { return state_.bytes(); }
+    /// The newest `count` tokens, oldest first, or as many as are kept: GenerateOptions::max_repetition_window at
+    /// least. Valid until the session changes.
+    [[nodiscard]] std::span<const Token> recent(Index count) const { return history_.last(count); }
+    /// Whether so many tokens more can follow: always, unless a layer has no window, or one above the context.
+    [[nodiscard]] bool has_room_for(Index tokens) const {
+        return state_.has_room_for(std::min(tokens, no_window - 1) + pending());
+    }
+
+    /// Computes `tokens`. Throws Error, before anything is changed, for one outside the vocabulary and where there is
+    /// no room; Cancelled where `stop` asks for it between two chunks, of which the finished ones stay.
+    void append(std::span<const Token> tokens, const std::stop_token& stop = {}) {
+        check(tokens);
+        while (!tokens.empty()) {
+            if (stop.stop_requested())
+                throw Cancelled(
+                    concat("cancelled at position ", position(), ", before ", tokens.size(), " more tokens"));
+            const auto count = std::min(static_cast<Index>(tokens.size()), options_.chunk);
+            const bool last = count == static_cast<Index>(tokens.size());
+            take(tokens.first(static_cast<std::size_t>(count)), last ? last_logits() : MatrixView<A>());
+            tokens = tokens.subspan(static_cast<std::size_t>(count));
+        }
+    }
+
+    /// Adds a token that will be computed with what follows it, or when the logits are asked for. Throws as append.
+    void push(Token token) {
+        const std::span<const Token> tokens(&token, 1);
+        check(tokens);
+        if (pending() > 0) compute({});
+        history_.append(tokens);
+    }
+
+    /// The logits [vocab_size] of the token that follows; computes what `push` or a rewind left to compute. Valid until
+    /// the session changes. Throws Error for an empty session.
+    [[nodiscard]] std::span<const A> logits() {
+        require(position() > 0, "the session is empty: there are no logits before the first token");
+        if (logits_position_ != position()) {
+            if (pending() == 0) state_.rewind_to(position() - 1);  // the newest token can always be computed again
+            compute(last_logits());
+        }
+        return logits_;
+    }
+
+    /// The logits that the newest token was chosen from. Throws Error unless they are still held: after `logits()` and
+    /// then `push`, as `generate` does, and before anything else.
+    [[nodiscard]] std::span<const A> logits_before_last() const {
+        require(position() > 0 && logits_position_ == position() - 1,
+                "the logits before the newest token are held no longer: the session has moved on");
+        return logits_;
+    }
+
+    /// The tokens that follow `prompt`, lazily: see Generation. An empty prompt continues the session. Throws Error for
+    /// options outside their range and where there is nothing to continue.
+    [[nodiscard]] Generation<Session> generate(std::span<const Token> prompt, GenerateOptions options = {}) & {
+        return Generation<Session>(*this, prompt, std::move(options));
+    }
+    Generation<Session> generate(std::span<const Token> prompt, GenerateOptions options = {}) && = delete;
+
+    /// The same as calls of on_token(token), or on_token(token, generation) for log-probabilities; where that returns
+    /// false, the generation is cancelled. Returns why it ended.
+    template <class OnToken>
+    StopReason generate(std::span<const Token> prompt, GenerateOptions options, OnToken&& on_token) {
+        Generation<Session> generation(*this, prompt, std::move(options));
+        while (generation.next()) {
+            bool more = true;
+            if constexpr (std::invocable<OnToken&, Token, Generation<Session>&>)
+                more = goes_on(on_token, generation.token(), generation);
+            else
+                more = goes_on(on_token, generation.token());
+            if (!more) return StopReason::cancelled;
+        }
+        return generation.reason();
+    }
+
+    /// Appends `tokens` and returns the log-probability of each, given all before it. Holds the logits of a few tokens
+    /// at a time. Throws as append, and Error for unusable logits.
+    Scores score(std::span<const Token> tokens, const std::stop_token& stop = {}) {
+        constexpr Index most_rows = 64;
+        const Index vocab = model_->config().vocab_size;
+        check(tokens);
+        Scores scores;
+        if (tokens.empty()) return scores;
+        scores.logprobs.reserve(tokens.size());
+        if (position() > 0) scores.logprobs.push_back(logprob(logits(), tokens.front()));
+        const Index rows = std::min({most_rows, options_.chunk, static_cast<Index>(tokens.size())});
+        std::vector<A> memory(static_cast<std::size_t>(rows * vocab));
+        while (!tokens.empty()) {
+            if (stop.stop_requested()) throw Cancelled(concat("cancelled at position ", position(), " while scoring"));
+            const auto count = std::min(static_cast<std::size_t>(rows), tokens.size());
+            const MatrixView<A> chunk(memory.data(), static_cast<Index>(count), vocab);
+            take(tokens.first(count), chunk);
+            std::copy_n(chunk.row(chunk.rows() - 1), vocab, logits_.data());
+            for (std::size_t i = 0; i < std::min(count, tokens.size() - 1); ++i)
+                scores.logprobs.push_back(logprob({chunk.row(static_cast<Index>(i)), logits_.size()}, tokens[i + 1]));
+            tokens = tokens.subspan(count);
+        }
+        return scores;
+    }
+
+    /// Whether the sequence can go on from `position` exactly as if nothing had followed it.
+    [[nodiscard]] bool can_rewind_to(Index position) const {
+        if (position == this->position()) return true;
+        const Index newest = std::max<Index>(position - 1, 0);
+        return position >= 0 && position < this->position() && newest >= history_.begin() &&
+               state_.can_rewind_to(newest);
+    }
+
+    /// The first position that can be rewound to; later ones can too.
+    [[nodiscard]] Index first_rewind() const {
+        Index first = history_.begin() > 0 ? history_.begin() + 1 : 0;
+        for (Index layer = 0; layer < state_.layers(); ++layer) {
+            const auto& cache = state_.cache(layer);
+            if (cache.first_resident() > 0) first = std::max(first, cache.first_resident() + cache.shape().window);
+        }
+        return std::min(first, position());
+    }
+
+    /// Forgets the tokens from `position` on. Throws Error, and changes nothing, where can_rewind_to does not hold.
+    void rewind_to(Index position) {
+        require(can_rewind_to(position), "cannot rewind to position ", position, ": the session is at ",
+                this->position(), " and can go back to ", first_rewind());
+        if (position == this->position()) return;
+        state_.rewind_to(std::max<Index>(position - 1, 0));  // its newest token gives the logits
+        history_.rewind_to(position);
+        logits_position_ = 0;
+    }
+
+    /// Forgets all tokens; keeps the memory.
+    void reset() {
+        state_.clear();
+        history_.reset();
+        logits_position_ = 0;
+    }
+
+    /// Writes all that the sequence is, to be restored by a session over the same model, of the same types, context and
+    /// rewind, on a machine of the same byte order; it then continues with the same bits. The numbers of the model's
+    /// config are written to recognise it, its weights are not. Throws Error where writing fails.
+    void save(std::ostream& out) const {
+        const auto tokens = history_.last(tokens_kept());
+        const bool has_logits = position() > 0 && logits_position_ == position();
+        SavedSession::write_header(out, fingerprint());
+        SavedSession::write(out,
+                            std::array<Index, 4>{position(), pending(), has_logits, static_cast<Index>(tokens.size())});
+        SavedSession::write(out, tokens);
+        SavedSession::write(out, logits_);
+        state_.save(out);
+        SavedSession::write_end(out);
+    }
+
+    /// Reads what `save` wrote. Throws Error where it is damaged, ends early, or is of another model, type or geometry;
+    /// the session is empty then. Memory does not depend on what the input says.
+    void restore(std::istream& in) {
+        reset();
+        try {
+            read(in);
+        } catch (...) {
+            reset();
+            throw;
+        }
+    }
+
+    /// The same with a file. An existing one is replaced by a complete one only.
+    void save(const std::filesystem::path& file) const {
+        SavedSession::save_file(file, [this](std::ostream& out) { save(out); });
+    }
+    void restore(const std::filesystem::path& file) {
+        SavedSession::restore_file(file, [this](std::istream& in) {
+            restore(in);
+            if (in.peek() == std::istream::traits_type::eof()) return;
+            reset();
+            fail("the file goes on after the end of the session");
+        });
+    }
+
+  private:
+    using State = typename Model::template State<C>;
+
+    static const SessionOptions& checked(const SessionOptions& options) {
+        constexpr Index most_chunk = 65536;
+        require(options.context >= 1, "context is ", options.context, ", expected 1 or more");
+        require(options.rewind >= 0, "rewind is ", options.rewind, ", expected 0 or more");
+        require(1 <= options.chunk && options.chunk <= most_chunk, "chunk is ", options.chunk, ", expected 1 to ",
+                most_chunk);
+        return options;
+    }
+
+    void check(std::span<const Token> tokens) const {
+        const auto vocab = static_cast<Index>(logits_.size());
+        for (const Token token : tokens)
+            require(token >= 0 && token < vocab, "token ", token, " is outside the vocabulary of ", vocab);
+        require(has_room_for(static_cast<Index>(tokens.size())), "the context is full: ", position(),
+                " positions are taken and ", tokens.size(), " more were given");
+    }
+
+    /// Enough to compute the newest token of any rewound sequence again, and to know those before it.
+    [[nodiscard]] Index tokens_kept() const {
+        Index slots = 0;
+        for (Index layer = 0; layer < state_.layers(); ++layer) slots = std::max(slots, state_.cache(layer).capacity());
+        return slots + 1 + GenerateOptions::max_repetition_window;
+    }
+
+    /// Tokens that are in the history but not computed: none, or the newest.
+    [[nodiscard]] Index pending() const { return position() - state_.position(); }
+
+    [[nodiscard]] MatrixView<A> last_logits() { return {logits_.data(), 1, static_cast<Index>(logits_.size())}; }
+
+    /// Adds tokens to the history and computes them. Where that fails, they are not part of the session.
+    void take(std::span<const Token> tokens, MatrixView<A> logits) {
+        const Index before = position();
+        history_.append(tokens);
+        try {
+            compute(logits);
+        } catch (...) {
+            history_.rewind_to(std::min(before, position()));
+            throw;
+        }
+    }
+
+    /// Computes the tokens of the history that are not, with the logits of the last logits.rows() of them.
+    void compute(MatrixView<A> logits) {
+        const Index first = state_.position();
+        try {
+            model_->forward(history_.from(first), state_, logits);
+        } catch (...) {  // out of memory: some layers may have appended to their caches
+            if (state_.can_rewind_to(first))
+                state_.rewind_to(first);
+            else
+                reset();
+            throw;
+        }
+        if (logits.rows() > 0) logits_position_ = position();
+    }
+
+    static double logprob(std::span<const A> logits, Token token) {
+        return static_cast<double>(logits[static_cast<std::size_t>(token)]) - log_sum_exp(logits);
+    }
+
+    [[nodiscard]] std::string fingerprint() const {
+        return SavedSession::fingerprint(model_->config(), ScalarTraits<typename Model::WeightScalar>::name,
+                                         ScalarTraits<C>::name);
+    }
+
+    void read(std::istream& in) {
+        constexpr Index most_positions = Index{1} << 52;  // far from where sums of positions overflow
+        SavedSession::read_header(in, fingerprint());
+        std::array<Index, 4> numbers{};
+        SavedSession::read<Index>(in, numbers);
+        const auto [position, pending, has_logits, kept] = numbers;
+        require(0 <= position && position <= most_positions && 0 <= pending &&
+                    pending <= std::min<Index>(position, 1) && 0 <= has_logits &&
+                    has_logits <= (pending == 0 ? 1 : 0) && std::min<Index>(position, 1) <= kept &&
+                    kept <= std::min(position, tokens_kept()),
+                "the saved session is damaged: position ", position, " with ", pending, " tokens to compute, ",
+                has_logits, " rows of logits and ", kept, " tokens");
+        std::vector<Token> tokens(static_cast<std::size_t>(kept));
+        SavedSession::read<Token>(in, tokens);
+        SavedSession::read<A>(in, logits_);
+        state_.restore(in);
+        SavedSession::read_end(in);
+        require(state_.position() == position - pending && state_.can_rewind_to(state_.position()),
+                "the saved session is damaged: its caches end at position ", state_.position(), ", expected ",
+                position - pending);
+        for (const Token token : tokens)
+            require(token >= 0 && token < model_->config().vocab_size, "the saved session has token ", token,
+                    ", which is outside the vocabulary of ", model_->config().vocab_size);
+        history_.reset(tokens, position);
+        logits_position_ = has_logits != 0 ? position : 0;
+    }
+
+    std::shared_ptr<const Model> model_;
+    SessionOptions options_;
+    State state_;
+    TokenHistory history_;
+    std::vector<A> logits_;      // [vocab_size], those after the token before position logits_position_
+    Index logits_position_ = 0;  // 0: none
+};
+
+}  // namespace mistral

@@ -1,0 +1,154 @@
+#pragma once
+
+#include <mistral/base/error.hpp>
+
+#include <nlohmann/json.hpp>
+
+#include <array>
+#include <charconv>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace mistral {
+
+/// Writes what nlohmann's parser reads as Python's `json.dumps(json.loads(text), ensure_ascii=False)` writes it, which
+/// is the form that models were trained on: ", " and ": " between things, no line breaks, characters beyond ASCII as
+/// they are, objects in their order, the last of equal keys in the place of the first, numbers as Python prints them.
+///
+/// NaN, Infinity and numbers beyond a double, which Python reads although JSON has none, are no JSON here.
+class PythonJsonWriter {
+  public:
+    /// A member of an object: the key itself, and the value as JSON.
+    using Member = std::pair<std::string, std::string>;
+
+    /// Python itself gives up at about five times as many.
+    static constexpr std::size_t most_levels = 200;
+
+    /// `text` as JSON. Nothing where it is none; Error where it is nested too deeply.
+    [[nodiscard]] static std::optional<std::string> rewrite(std::string_view text) {
+        PythonJsonWriter writer;
+        if (!writer.read(text)) return std::nullopt;
+        return std::move(writer.open_.front().members.front().second);
+    }
+
+    /// The members of the object that `text` is. Nothing where it is none.
+    [[nodiscard]] static std::optional<std::vector<Member>> members(std::string_view text) {
+        PythonJsonWriter writer;
+        if (!writer.read(text) || !writer.last_closed_.is_object) return std::nullopt;
+        return std::move(writer.last_closed_.members);
+    }
+
+    /// `text` as a JSON string.
+    [[nodiscard]] static std::string string_of(std::string_view text) {
+        constexpr std::string_view digits = "0123456789abcdef";
+        constexpr std::string_view escaped = "\"\\\b\f\n\r\t", letters = "\"\\bfnrt";
+        std::string out = "\"";
+        for (const char c : text) {
+            const auto code = static_cast<unsigned char>(c);
+            if (const std::size_t i = escaped.find(c); i != escaped.npos)
+                out.append(1, '\\').append(1, letters[i]);
+            else if (code < 0x20)
+                out.append("\\u00").append(1, digits[code / 16]).append(1, digits[code % 16]);
+            else
+                out += c;
+        }
+        return out + '"';
+    }
+
+    // What follows is nlohmann's SAX interface.
+    bool null() { return add("null"); }
+    bool boolean(bool value) { return add(value ? "true" : "false"); }
+    bool number_integer(std::int64_t value) { return add(std::to_string(value)); }
+    bool number_unsigned(std::uint64_t value) { return add(std::to_string(value)); }
+    bool number_float(double value, const std::string& digits) {
+        const bool is_integer = digits.find_first_not_of("-0123456789") == std::string::npos;  // beyond 64 bits
+        return add(is_integer ? digits : float_of(value));
+    }
+    bool string(const std::string& value) { return add(string_of(value)); }
+    bool binary(const std::vector<std::uint8_t>&) { return false; }  // never comes from a text
+    bool start_object(std::size_t) { return open(true); }
+    bool end_object() { return close(); }
+    bool start_array(std::size_t) { return open(false); }
+    bool end_array() { return close(); }
+    bool key(const std::string& key) {
+        open_.back().key = key;
+        return true;
+    }
+    bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) { return false; }
+
+  private:
+    /// An object or array of which the end has not come.
+    struct Container {
+        bool is_object = false;
+        std::string key{};                                         // of the value to come
+        std::vector<Member> members{};                             // without keys in an array
+        std::unordered_map<std::string, std::size_t> positions{};  // of the keys among the members
+    };
+
+    PythonJsonWriter() { open_.emplace_back(); }
+
+    bool read(std::string_view text) {
+        if (text.starts_with("\xEF\xBB\xBF")) return false;  // nlohmann skips a byte order mark, Python does not
+        return nlohmann::json::sax_parse(text.begin(), text.end(), this);
+    }
+
+    bool add(std::string value) {
+        Container& container = open_.back();
+        if (container.is_object) {
+            const auto [position, is_new] = container.positions.emplace(container.key, container.members.size());
+            if (!is_new) {
+                container.members[position->second].second = std::move(value);
+                return true;
+            }
+        }
+        container.members.emplace_back(std::move(container.key), std::move(value));
+        return true;
+    }
+
+    bool open(bool is_object) {
+        require(open_.size() <= most_levels, "JSON nested more than ", most_levels, " levels deep is not supported");
+        open_.push_back({.is_object = is_object});
+        return true;
+    }
+
+    bool close() {
+        last_closed_ = std::move(open_.back());
+        open_.pop_back();
+        return add(joined(last_closed_));
+    }
+
+    static std::string joined(const Container& container) {
+        std::string out(1, container.is_object ? '{' : '[');
+        for (const auto& [key, value] : container.members) {
+            if (out.size() > 1) out += ", ";
+            if (container.is_object) out.append(string_of(key)).append(": ");
+            out += value;
+        }
+        return out + (container.is_object ? '}' : ']');
+    }
+
+    /// The shortest digits that give the number back, with an exponent from 1e16 on and below 1e-4, as `repr` does.
+    static std::string float_of(double value) {
+        std::array<char, 32> buffer{};
+        char* const begin = buffer.data();
+        char* const end = begin + buffer.size();
+        const std::string scientific(begin, std::to_chars(begin, end, value, std::chars_format::scientific).ptr);
+        int exponent = 0;
+        const char* digits = scientific.data() + scientific.find('e') + 1;
+        std::from_chars(digits + (*digits == '+' ? 1 : 0), scientific.data() + scientific.size(), exponent);
+        if (exponent < -4 || exponent >= 16) return scientific;
+        const std::string fixed(begin, std::to_chars(begin, end, value, std::chars_format::fixed).ptr);
+        return fixed.find('.') == std::string::npos ? fixed + ".0" : fixed;
+    }
+
+    std::vector<Container> open_;  // the first holds the whole text's value
+    Container last_closed_;
+};
+
+}  // namespace mistral

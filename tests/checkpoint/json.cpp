@@ -1,0 +1,165 @@
+#include <mistral/checkpoint/json.hpp>
+
+#include <doctest/doctest.h>
+
+#include <chrono>
+#include <clocale>
+#include <limits>
+#include <locale>
+#include <string>
+
+#include "files.hpp"
+
+using namespace mistral;
+
+namespace {
+
+std::string refusal(const std::string& text) {
+    return files::message_of([&] { return Json::parse(text, "f.json"); });
+}
+
+std::string repeated(const std::string& text, int times) {
+    std::string all;
+    for (int i = 0; i < times; ++i) all += text;
+    return all;
+}
+
+constexpr Index largest = std::numeric_limits<Index>::max();
+
+}  // namespace
+
+TEST_CASE("values are read as what they are") {
+    const Json root = Json::parse(R"({"i": -3, "u": 18446744073709551615, "x": 2.5, "t": "\u00e9\n", "b": true, "n": null,
+                                      "l": [1, 2], "o": {"k": 4}})",
+                                  "f.json");
+    CHECK(root.at("i").integer(-5, 5) == -3);
+    CHECK(root.at("i").number(-5, 5) == -3);
+    CHECK(root.at("x").number(0, 3) == 2.5);
+    CHECK(root.at("t").text() == "\xc3\xa9\n");
+    CHECK(root.at("b").boolean());
+    CHECK(root.at("n").is_null());
+    CHECK(root.at("l").elements(2).at(1).integer(0, 9) == 2);
+    CHECK(root.at("o").at("k").integer(0, 9) == 4);
+    CHECK(root.at("o").members().at(0).first == "k");
+    CHECK(root.find("n").has_value());
+    CHECK_FALSE(root.find_given("n").has_value());
+    CHECK_FALSE(root.find("missing").has_value());
+}
+
+TEST_CASE("a value outlives the document that it comes from") {
+    const Json value = Json::parse(R"({"a": {"b": "text"}})", "f.json").at("a").at("b");
+    CHECK(value.text() == "text");
+}
+
+TEST_CASE("a wrong value is refused with file, key, found and expected") {
+    const Json root = Json::parse(R"({"a": {"b": [7, "x"]}, "u": 9223372036854775808, "e": 1e2, "f": 0.5, "n": null,
+                                      "long": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"})",
+                                  "dir/f.json");
+    const auto message = [](auto&& call) { return files::message_of(call); };
+    const auto list = root.at("a").at("b").elements(2);
+    CHECK(message([&] { return list[0].integer(0, 6); }) == "dir/f.json: a.b[0] is 7, expected an integer from 0 to 6");
+    CHECK(message([&] { return list[1].integer(0, 6); }) ==
+          "dir/f.json: a.b[1] is \"x\", expected an integer from 0 to 6");
+    CHECK(message([&] { return list[0].text(); }) == "dir/f.json: a.b[0] is 7, expected a text");
+    CHECK(message([&] { return root.at("a").boolean(); }) == "dir/f.json: a is an object, expected true or false");
+    CHECK(message([&] { return root.at("a").at("b").elements(1); }) ==
+          "dir/f.json: a.b is a list of 2, expected a list of at most 1");
+    CHECK(message([&] { return root.at("a").at("c"); }) == "dir/f.json: a.c is missing");
+    CHECK(message([&] { return root.at("n").at("c"); }) == "dir/f.json: n is null, expected an object");
+    CHECK(message([&] { return root.at("u").integer(0, largest); }) ==
+          "dir/f.json: u is 9223372036854775808, expected an integer from 0 to 9223372036854775807");
+    CHECK(message([&] { return root.at("e").integer(0, 1000); }) ==
+          "dir/f.json: e is 100.0, expected an integer from 0 to 1000");
+    CHECK(message([&] { return root.at("f").number(0.5, 1); }) ==
+          "dir/f.json: f is 0.5, expected a number between 0.5 and 1");
+    CHECK(message([&] { return root.at("f").number(0, 0.5); }) ==
+          "dir/f.json: f is 0.5, expected a number between 0 and 0.5");
+    CHECK(message([&] { return root.at("long").boolean(); }).size() < 150);
+}
+
+TEST_CASE("a key that stands twice is refused, also when it is spelt differently") {
+    CHECK(refusal(R"({"a": 1, "a": 1})") == "f.json: the key \"a\" stands twice in one object");
+    CHECK(refusal(R"({"a": 1, "\u0061": 2})") == "f.json: the key \"a\" stands twice in one object");
+    CHECK(refusal(R"({"o": {"k": 1, "b": {}, "k": 1}})") == "f.json: the key \"k\" stands twice in one object");
+    CHECK(refusal(R"({"o": {"k": 1}, "p": {"k": 1}, "k": [{"k": 1}, {"k": 2}]})").empty());
+}
+
+TEST_CASE("what is not JSON is refused with the place") {
+    for (const std::string text :
+         {"", " ", "{", "{\"a\":1,}", "[1 2]", "{\"a\" 1}", "{a: 1}", "nul", "'a'", "\"a", "{} {}", "{}x", "[NaN]",
+          "[Infinity]", "[-Infinity]", "[01]", "[+1]", "[1.]", "[.5]", "[0x10]", "/* */ {}", "\"\x01\"", "\"\xff\"",
+          "\"\xc0\x80\"", "\"\xed\xa0\x80\"", "\"\\ud800\"", "\"\\udc00\"", "\"\\ud800\\ud800\"", "\"\\x41\"", "\xff\xfe{}"}) {
+        CAPTURE(text);
+        CHECK(refusal(text).starts_with("f.json is not valid JSON, at byte "));
+    }
+    CHECK(refusal(std::string("{}\0", 3)) == "f.json is not valid JSON: it holds a zero byte");
+    CHECK(refusal("[\"" + std::string(1'000'000, 'a')).size() < 300);
+}
+
+TEST_CASE("numbers beyond a double are refused") {
+    for (const char* text : {"[1e400]", "[-1e400]", "[1e-400]"}) {
+        CAPTURE(text);
+        CHECK_FALSE(refusal(text).empty());
+    }
+    CHECK(refusal("[1e308, 1e-300, 18446744073709551616]").empty());
+    CHECK(Json::parse("[18446744073709551616]", "f").elements(1)[0].number(1e19, 2e19) == 18446744073709551616.0);
+}
+
+TEST_CASE("a byte order mark is skipped") { CHECK(refusal("\xef\xbb\xbf{}").empty()); }
+
+TEST_CASE("depth, size and number of values are limited, and refused at once") {
+    const auto start = std::chrono::steady_clock::now();
+    const int deepest = static_cast<int>(JsonBuilder::max_depth);
+    CHECK(refusal(repeated("[", deepest) + repeated("]", deepest)).empty());
+    CHECK(refusal(repeated("[", deepest + 1) + repeated("]", deepest + 1)) == "f.json is nested more than 16 levels deep");
+    CHECK(refusal(repeated("[", 100'000)) == "f.json is nested more than 16 levels deep");
+    CHECK(refusal(repeated("{\"a\":", 100'000)) == "f.json is nested more than 16 levels deep");
+    CHECK(refusal("[" + repeated("0,", JsonBuilder::max_values - 2) + "0]").empty());
+    CHECK(refusal("[" + repeated("0,", JsonBuilder::max_values - 1) + "0]") ==
+          "f.json holds more than 32768 values, which no checkpoint does");
+    CHECK(refusal("[" + repeated("{},", 1'000'000) + "0]") ==
+          "f.json holds more than 32768 values, which no checkpoint does");
+    CHECK(refusal(std::string(JsonBuilder::max_bytes, ' ') + "1") ==
+          "f.json has 4194305 bytes of JSON, expected at most 4194304");
+    CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(5));
+}
+
+namespace {
+
+struct CommaPunctuation : std::numpunct<char> {
+    char do_decimal_point() const override { return ','; }
+    char do_thousands_sep() const override { return '.'; }
+    std::string do_grouping() const override { return "\3"; }
+};
+
+/// A program with decimal commas, in C++ and, where the system has such a locale, in C.
+class DecimalCommas {
+  public:
+    DecimalCommas() {
+        for (const char* name : {"de_DE.UTF-8", "fr_FR.UTF-8", "de_DE", "fr_FR", "de-DE"})
+            if (std::setlocale(LC_ALL, name) != nullptr) break;
+    }
+    ~DecimalCommas() {
+        std::locale::global(cxx_);
+        std::setlocale(LC_ALL, c_.c_str());
+    }
+    DecimalCommas(const DecimalCommas&) = delete;
+    DecimalCommas& operator=(const DecimalCommas&) = delete;
+
+  private:
+    std::string c_ = std::setlocale(LC_ALL, nullptr);
+    std::locale cxx_ = std::locale::global(std::locale(std::locale::classic(), new CommaPunctuation));
+};
+
+}  // namespace
+
+TEST_CASE("numbers do not depend on the program's locale") {
+    const DecimalCommas commas;
+    const Json root = Json::parse(R"({"a": 0.125e1, "b": 1e-5, "c": 1234567})", "f.json");
+    CHECK(root.at("a").number(0, 2) == 1.25);
+    CHECK(root.at("b").number(0, 2) == 1e-5);
+    CHECK(files::message_of([&] { return root.at("a").number(0, 0.5); }) ==
+          "f.json: a is 1.25, expected a number between 0 and 0.5");
+    CHECK(files::message_of([&] { return root.at("c").integer(0, 1'000'000); }) ==
+          "f.json: c is 1234567, expected an integer from 0 to 1000000");
+}

@@ -1,0 +1,186 @@
+// Runs the generator as a user does and looks at what comes out.
+
+#include <doctest/doctest.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace {
+
+std::string read(const std::filesystem::path& path) {
+    std::ifstream file(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+/// What a program left behind.
+struct Result {
+    int status = 0;
+    std::string out;
+    std::string err;
+};
+
+/// Runs `generate` with arguments, and perhaps redirections, as a shell reads them.
+Result generate(const std::string& arguments, const std::string& before = "") {
+    const auto folder = std::filesystem::current_path();
+    const std::string out = (folder / "generator.out").string(), err = (folder / "generator.err").string();
+    const std::string command = before + " '" GENERATOR "' " + arguments + " >'" + out + "' 2>'" + err + "'";
+    const int status = std::system(command.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read(out), read(err)};
+}
+
+std::vector<nlohmann::json> objects(const std::string& lines) {
+    std::istringstream in(lines);
+    std::vector<nlohmann::json> objects;
+    for (std::string line; std::getline(in, line);) objects.push_back(nlohmann::json::parse(line));
+    return objects;
+}
+
+std::size_t lines(const std::string& text) {
+    return static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n'));
+}
+
+}  // namespace
+
+TEST_CASE("one seed gives one text, whatever the number of threads") {
+    const Result one = generate("ROMEO: -n 100 --seed 7 --threads 1");
+    CHECK(one.status == 0);
+    CHECK(one.out.size() > 100);
+    CHECK(generate("ROMEO: -n 100 --seed 7 --threads 3").out == one.out);
+    CHECK(generate("ROMEO: -n 100 --seed 8").out != one.out);
+}
+
+TEST_CASE("a prompt may come from an argument, an option, a file or standard input") {
+    std::ofstream("prompt.txt") << "To be, or";
+    const std::string expected = generate("To be, or -n 20").out;
+    CHECK(!expected.empty());
+    CHECK(generate("'To be, or' -n 20").out == expected);
+    CHECK(generate("--prompt 'To be, or' -n 20").out == expected);
+    CHECK(generate("--file prompt.txt -n 20").out == expected);
+    CHECK(generate("-n 20 <prompt.txt").out == expected);
+    CHECK(generate("-n 20 --echo <prompt.txt").out == "To be, or" + expected);
+}
+
+TEST_CASE("a pipe gets the text and nothing else, and figures go to standard error unless --quiet") {
+    const Result run = generate("ROMEO: -n 50");
+    CHECK(run.out.find('\033') == run.out.npos);
+    CHECK(run.err.find('\033') == run.err.npos);
+    CHECK(run.err.find("tokens/s") != run.err.npos);
+    CHECK(generate("ROMEO: -n 50 --quiet").err.empty());
+    CHECK(generate("ROMEO: -n 50 --quiet").out == run.out);
+}
+
+TEST_CASE("--json writes one valid object per token, whose texts make up the whole, also where characters are cut") {
+    // So hot that most tokens are equally likely, single bytes too.
+    for (const std::string options : {"-n 60 --seed 3", "-n 600 --seed 3 --temperature 1000"}) {
+        const auto tokens = objects(generate("ROMEO: --json --alternatives 3 " + options).out);
+        std::string text;
+        for (const auto& token : tokens) {
+            text += token.at("text").get<std::string>();
+            CHECK(token.at("logprob").get<double>() <= 0);
+            CHECK(token.at("alternatives").size() == 3);
+            CHECK(token.at("alternatives")[0].at("logprob") >= token.at("alternatives")[1].at("logprob"));
+        }
+        CHECK(tokens.size() == std::stoul(options.substr(3)));
+        CHECK(text == generate("ROMEO: " + options).out);
+    }
+}
+
+TEST_CASE("--json with greedy choice gives the first of the alternatives") {
+    for (const auto& token : objects(generate("ROMEO: --json --alternatives 2 -n 20 --temperature 0").out))
+        CHECK(token.at("id") == token.at("alternatives")[0].at("id"));
+}
+
+TEST_CASE("a stop text ends the output and is not part of it") {
+    const std::string text = generate("ROMEO: -n 100").out;
+    const std::string word = text.substr(40, 5);
+    CHECK(generate("ROMEO: -n 100 --stop '" + word + "' --stop 'no such text'").out == text.substr(0, text.find(word)));
+}
+
+TEST_CASE("another window changes the text only once it is full") {
+    const std::string text = generate("ROMEO: -n 100").out;
+    CHECK(generate("ROMEO: -n 100 --window 64").out == text);
+    CHECK(generate("ROMEO: -n 100 --window 2").out != text);
+    CHECK(generate("ROMEO: -n 100 --window none").out != text);
+    CHECK(generate("ROMEO: -n 50 --window none").out == text.substr(0, generate("ROMEO: -n 50").out.size()));
+}
+
+TEST_CASE("all types of weights work, and agree where nothing is close") {
+    const std::string text = generate("ROMEO: -n 10 --temperature 0").out;
+    for (const std::string type : {"double", "float", "half", "bfloat16"})
+        CHECK(generate("ROMEO: -n 10 --temperature 0 --dtype " + type).out == text);
+}
+
+TEST_CASE("a conversation answers each line until the input ends") {
+    const Result run = generate("--chat -n 10 --temperature 0", "printf 'Who is there?\\n\\nSpeak!\\n' |");
+    CHECK(run.status == 0);
+    CHECK(lines(run.out) >= 2);
+    CHECK(run.out.find('>') == run.out.npos);
+}
+
+TEST_CASE("a mistake in the call is named in one line, with what was expected, and has status 2") {
+    const std::vector<std::pair<std::string, std::string>> mistakes = {
+        {"x --temprature 1", "--temprature"},
+        {"x -n -1", "expected 0 or more"},
+        {"x -n many", "many"},
+        {"x --temperature nan", "expected a finite number, 0 or more"},
+        {"x --top-p 1.5", "expected 0 to 1"},
+        {"x --min-p -1", "expected 0 to 1"},
+        {"x --repetition-penalty 0", "expected 0.01 to 100"},
+        {"x --seed -1", "expected 0 to 18446744073709551615"},
+        {"x --window 0", "expected auto, none, or a number above 0"},
+        {"x --window 99999999999999999999", "expected auto, none, or a number above 0"},
+        {"x --dtype int3", "double,float,half,bfloat16"},
+        {"x --alternatives 2", "--json"},
+        {"x --json --alternatives 2000", "0 to 1024"},
+        {"x --prompt y", "more than once"},
+    };
+    for (const auto& [arguments, message] : mistakes) {
+        const Result run = generate(arguments);
+        CAPTURE(arguments);
+        CAPTURE(run.err);
+        CHECK(run.status == 2);
+        CHECK(run.out.empty());
+        CHECK(run.err.starts_with("generate: "));
+        CHECK(run.err.find(message) != run.err.npos);
+        CHECK(run.err.ends_with("\nTry 'generate --help'.\n"));
+        CHECK(lines(run.err) == 2);
+    }
+}
+
+TEST_CASE("what cannot be loaded or computed is named in one line, with status 1") {
+    const std::vector<std::pair<std::string, std::string>> failures = {
+        {"x --model /no/such/model", "/no/such/model"},
+        {"x --model .", "config.json"},
+        {"--file /no/such/file", "/no/such/file"},
+        {"--file .", "is a directory"},
+        {"x --threads -1", "-1 threads"},
+        {"x --context 0", "context is 0"},
+        {"x --stop ''", "stop_strings[0] is empty"},
+        {"x --window none --context 1", "context"},
+    };
+    for (const auto& [arguments, message] : failures) {
+        const Result run = generate(arguments);
+        CAPTURE(arguments);
+        CAPTURE(run.err);
+        CHECK(run.status == 1);
+        CHECK(run.out.empty());
+        CHECK(run.err.starts_with("generate: "));
+        CHECK(run.err.find(message) != run.err.npos);
+        CHECK(lines(run.err) == 1);
+    }
+}
+
+TEST_CASE("Ctrl-C ends the text, still gives the figures, and has status 130") {
+    const Result run = generate("ROMEO: -n 1000000000", "timeout --preserve-status --signal=INT 1");
+    CHECK(run.status == 130);
+    CHECK(run.err.find("tokens/s") != run.err.npos);
+}

@@ -1,0 +1,146 @@
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdlib>
+#include <limits>
+#include <new>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <mistral/generate/session.hpp>
+
+#include "tiny_model.hpp"
+
+namespace {
+
+// Allocations of all threads since the start, and which of them fails.
+std::atomic<long> allocations = 0;
+std::atomic<long> failing_allocation = std::numeric_limits<long>::max();
+
+void* allocate(std::size_t size, std::size_t alignment) {
+    if (++allocations == failing_allocation) throw std::bad_alloc();
+    const std::size_t rounded = (size + alignment - 1) / alignment * alignment;
+    void* memory = std::aligned_alloc(alignment, rounded > 0 ? rounded : alignment);
+    if (memory == nullptr) throw std::bad_alloc();
+    return memory;
+}
+
+// Called through a pointer, as GCC takes free() in an inlined operator delete for a mistake.
+void (*volatile const release)(void*) = std::free;
+
+}  // namespace
+
+void* operator new(std::size_t size) {
+    return allocate(size, alignof(std::max_align_t));
+}
+void* operator new[](std::size_t size) {
+    return allocate(size, alignof(std::max_align_t));
+}
+void* operator new(std::size_t size, std::align_val_t alignment) {
+    return allocate(size, static_cast<std::size_t>(alignment));
+}
+void* operator new[](std::size_t size, std::align_val_t alignment) {
+    return allocate(size, static_cast<std::size_t>(alignment));
+}
+void operator delete(void* memory) noexcept {
+    release(memory);
+}
+void operator delete[](void* memory) noexcept {
+    release(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept {
+    release(memory);
+}
+void operator delete[](void* memory, std::size_t) noexcept {
+    release(memory);
+}
+void operator delete(void* memory, std::align_val_t) noexcept {
+    release(memory);
+}
+void operator delete[](void* memory, std::align_val_t) noexcept {
+    release(memory);
+}
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
+    release(memory);
+}
+void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept {
+    release(memory);
+}
+
+using namespace mistral;
+
+TEST_CASE("the counter of allocations counts") {
+    const long before = allocations;
+    const std::vector<int> some(100);
+    CHECK(allocations == before + 1);
+}
+
+TEST_CASE("a decode step after the first allocates nothing, however the token is chosen") {
+    const std::vector<GenerateOptions> ways{
+        {},
+        {.temperature = 1},
+        {.temperature = 1, .top_k = 5},
+        {.temperature = 1, .top_p = 0.9f, .min_p = 0.01f},
+        {.temperature = 1, .top_k = 20, .top_p = 0.9f, .repetition_penalty = 1.3f, .repetition_window = 100},
+        {.temperature = 1, .logprobs = 5, .logit_hook = [](std::span<float> logits) { logits[7] = 0; }}};
+    for (const std::vector<Index>& windows : {std::vector<Index>{6}, {4, no_window}})
+        for (GenerateOptions options : ways) {
+            options.max_tokens = 55;
+            options.ignore_eos = true;
+            options.stop_tokens = {39};
+            options.logit_hook = [hook = options.logit_hook](std::span<float> logits) {
+                if (hook) hook(logits);
+                logits[39] = -tiny::infinity;
+            };
+            Session session(tiny::model<bfloat16>(tiny::config(windows), Cpu(2)));
+            auto generation = session.generate(tiny::tokens(8), options);
+            REQUIRE(generation.next());  // the prompt
+            REQUIRE(generation.next());  // the first decode step
+            double sum = generation.logprob() + static_cast<double>(generation.alternatives().size());
+            const long before = allocations;
+            while (generation.next())
+                sum += generation.logprob() + static_cast<double>(generation.alternatives().size());
+            CHECK(allocations == before);
+            CHECK(generation.generated() == 55);
+            CHECK(sum != 0);
+        }
+}
+
+TEST_CASE("a session stays usable whichever allocation fails") {
+    const auto model = tiny::model({5, no_window});
+    const auto tokens = tiny::tokens(30);
+    const auto first = std::span(tokens).first(12);
+    const auto second = std::span(tokens).subspan(12, 10);
+    Session whole(model);
+    whole.append(std::span(tokens).first(22));
+    const auto expected = tiny::logits(whole);
+
+    int failures = 0;
+    int emptied = 0;
+    for (long failing = 1;; ++failing) {
+        Session session(model, {.rewind = 3, .chunk = 4});
+        session.append(first);
+        session = Session(session);  // without scratch memory
+        failing_allocation = allocations + failing;
+        bool failed = false;
+        try {
+            session.push(second.front());
+            session.append(second.subspan(1));
+        } catch (const std::bad_alloc&) {
+            failed = true;
+        }
+        failing_allocation = std::numeric_limits<long>::max();
+        if (!failed) break;
+        ++failures;
+        emptied += session.position() == 0;
+        CHECK(std::ranges::equal(session.recent(100),
+                                 std::span(tokens).first(static_cast<std::size_t>(session.position()))));
+        session.append(std::span(tokens).subspan(static_cast<std::size_t>(session.position()),
+                                                 static_cast<std::size_t>(22 - session.position())));
+        CHECK(tiny::logits(session) == expected);
+    }
+    CHECK(failures > 3);
+    CHECK(emptied < failures);
+}
