@@ -18,13 +18,12 @@ constexpr int interrupted_status = 128 + 2;  // as shells say of SIGINT, which i
 template <mistral::Scalar S>
 int run(const Options& options) {
     Generator<S> generator(options);
-    auto reason = mistral::StopReason::none;
     if (options.chat)
         generator.chat();
     else
-        reason = generator.complete();
+        generator.complete();
     if (!options.quiet) generator.report().print(std::cerr);
-    return reason == mistral::StopReason::cancelled ? interrupted_status : EXIT_SUCCESS;
+    return generator.report().reason == mistral::StopReason::cancelled ? interrupted_status : EXIT_SUCCESS;
 }
 
 // The type that most of the checkpoint's weights have, those of the embedding's.

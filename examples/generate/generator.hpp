@@ -23,21 +23,20 @@ class Generator {
     explicit Generator(const Options& options)
         : options_(options),
           tokenizer_(mistral::Tokenizer::load(options.model)),
-          session_(load(options), {.context = options.context.value_or(mistral::no_window)}),
+          session_(load(options), {.context = options.context.value_or(mistral::no_window), .chunk = chunk}),
           output_(tokenizer_, options.json) {
         report_.load_seconds = seconds_since(start_);
         report_.cache_bytes = session_.cache_bytes();
     }
 
     /// Continues the prompt.
-    mistral::StopReason complete() {
+    void complete() {
         const auto prompt = tokenizer_.encode(options_.prompt);
         if (options_.echo) output_.text(options_.prompt);
         mistral::Detokenizer detokenizer(tokenizer_);
         for (const mistral::Token token : prompt) static_cast<void>(detokenizer.push(token));
-        const auto reason = write(prompt, std::move(detokenizer)).reason;
+        report_.reason = write(prompt, std::move(detokenizer)).reason;
         output_.end(is_terminal(Stream::output));
-        return reason;
     }
 
     /// Answers one message after the other, until the input ends.
@@ -61,6 +60,8 @@ class Generator {
 
   private:
     using Model = mistral::MistralModel<S>;
+
+    static constexpr Index chunk = 128;  // Ctrl-C is seen between chunks of the prompt
 
     struct Answer {
         std::string text;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <mistral/base/types.hpp>
+#include <mistral/generate/stop.hpp>
 
 #include <chrono>
 #include <cstddef>
@@ -28,12 +29,14 @@ struct Report {
     mistral::Index tokens = 0;  ///< after the first of each answer
     double token_seconds = 0;
     mistral::Index cache_bytes = 0;
+    mistral::StopReason reason = mistral::StopReason::none;
 
     void print(std::ostream& out) const {
         out << "loading      " << number(load_seconds) << " s\n"
             << "prompt       " << rate(prompt_tokens, prompt_seconds) << '\n'
             << "generation   " << rate(tokens, token_seconds) << '\n'
             << "cache        " << size(static_cast<double>(cache_bytes)) << '\n';
+        if (reason != mistral::StopReason::none) out << "ended by     " << name(reason) << '\n';
         if (const auto peak = peak_memory()) out << "peak memory  " << size(*peak) << '\n';
     }
 

@@ -67,7 +67,9 @@ TEST_CASE("a file that another is renamed over stays what it was") {
 
 TEST_CASE("what is missing or no regular file is refused by name") {
     const files::ScratchDirectory scratch;
-    const auto refusal = [](const files::Path& path) { return files::message_of([&] { return MappedFile::open(path); }); };
+    const auto refusal = [](const files::Path& path) {
+        return files::message_of([&] { return MappedFile::open(path); });
+    };
     CHECK(refusal(scratch / "missing") == (scratch / "missing").string() + " does not exist");
     CHECK(refusal(scratch.path()) == scratch.path().string() + " is not a regular file");
     CHECK(refusal(files::Path()) == " does not exist");

@@ -3,7 +3,6 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <chrono>
 #include <string>
 #include <utility>
 #include <vector>
@@ -54,7 +53,8 @@ std::string refusal_of_changed(Change&& change) {
 }
 
 files::Tensor& find(Tensors& tensors, const std::string& name) {
-    return *std::find_if(tensors.begin(), tensors.end(), [&](const files::Tensor& tensor) { return tensor.name == name; });
+    return *std::find_if(tensors.begin(), tensors.end(),
+                         [&](const files::Tensor& tensor) { return tensor.name == name; });
 }
 
 std::string bytes_of(const TensorView& tensor) {
@@ -82,7 +82,8 @@ TEST_CASE("the three layouts give the same tensors under the same names") {
         const bool permuted = name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight");
         CHECK((bytes_of(tensor) == bytes_of(three.tensor(name))) != permuted);
     }
-    CHECK(three.tensor("model.norm.weight").origin == (consolidated / "consolidated.safetensors").string() + ": norm.weight");
+    CHECK(three.tensor("model.norm.weight").origin ==
+          (consolidated / "consolidated.safetensors").string() + ": norm.weight");
 }
 
 TEST_CASE("every reference model opens") {
@@ -142,7 +143,8 @@ TEST_CASE("consolidated files may be sharded, too") {
     nlohmann::json map;
     for (std::size_t i = 0; i < tensors.size(); ++i) map[tensors[i].name] = i < 10 ? "a.safetensors" : "b.safetensors";
     files::write(scratch / "model" / "consolidated.safetensors.index.json", nlohmann::json{{"weight_map", map}}.dump());
-    files::write(scratch / "model" / "a.safetensors", files::safetensors(Tensors{tensors.begin(), tensors.begin() + 10}));
+    files::write(scratch / "model" / "a.safetensors",
+                 files::safetensors(Tensors{tensors.begin(), tensors.begin() + 10}));
     files::write(scratch / "model" / "b.safetensors", files::safetensors(Tensors{tensors.begin() + 10, tensors.end()}));
     CHECK(refusal(scratch / "model") == "");
 }
@@ -161,7 +163,8 @@ TEST_CASE("the index and the shards must agree") {
     const std::string first = "model-00001-of-00002.safetensors";
     const std::string second = "model-00002-of-00002.safetensors";
     CHECK(refusal_of({{"weight_map", {{"model.norm.weight", first}}}}) ==
-          (model / first).string() + " lacks the tensor \"model.norm.weight\", which model.safetensors.index.json says it holds");
+          (model / first).string() +
+              " lacks the tensor \"model.norm.weight\", which model.safetensors.index.json says it holds");
     CHECK(refusal_of({{"weight_map", {{"model.norm.weight", nullptr}}}}) ==
           (model / second).string() + ": model.norm.weight is not listed in model.safetensors.index.json");
     CHECK(files::contains(refusal_of({{"weight_map", {{"model.norm.weight", "missing"}}}}),
@@ -183,24 +186,29 @@ TEST_CASE("shards that were cut short are refused before they are read") {
 }
 
 TEST_CASE("a tensor of another shape is refused with what was found and what was expected") {
-    CHECK(refusal_of_changed([](auto& tensors) { find(tensors, "lm_head.weight").shape = {64, 320}; }) ==
-          "/model.safetensors: lm_head.weight has the shape [64, 320], expected [320, 64]");
-    CHECK(refusal_of_changed([](auto& tensors) { find(tensors, "model.norm.weight").shape = {1, 64}; }) ==
-          "/model.safetensors: model.norm.weight has the shape [1, 64], expected [64]");
+    CHECK(refusal_of_changed([](auto& tensors) {
+              find(tensors, "lm_head.weight").shape = {64, 320};
+          }) == "/model.safetensors: lm_head.weight has the shape [64, 320], expected [320, 64]");
+    CHECK(refusal_of_changed([](auto& tensors) {
+              find(tensors, "model.norm.weight").shape = {1, 64};
+          }) == "/model.safetensors: model.norm.weight has the shape [1, 64], expected [64]");
     CHECK(refusal_of_changed([](auto& tensors) {
               find(tensors, "model.layers.1.self_attn.k_proj.weight").shape = {16, 128};
-          }) == "/model.safetensors: model.layers.1.self_attn.k_proj.weight has the shape [16, 128], expected [32, 64]");
+          }) ==
+          "/model.safetensors: model.layers.1.self_attn.k_proj.weight has the shape [16, 128], expected [32, 64]");
 }
 
 TEST_CASE("a missing tensor is refused by the name that the file would have") {
-    CHECK(refusal_of_changed([](auto& tensors) { find(tensors, "model.norm.weight").name = "model.rotary_emb.inv_freq"; }) ==
-          " lacks the tensor model.norm.weight");
+    CHECK(refusal_of_changed([](auto& tensors) {
+              find(tensors, "model.norm.weight").name = "model.rotary_emb.inv_freq";
+          }) == " lacks the tensor model.norm.weight");
     const files::ScratchDirectory scratch;
     copy_into(consolidated, scratch / "model");
     auto params = files::read_json(consolidated / "params.json");
     params["n_layers"] = 3;
     files::write(scratch / "model" / "params.json", params.dump());
-    CHECK(refusal(scratch / "model") == (scratch / "model").string() + " lacks the tensor layers.2.attention_norm.weight");
+    CHECK(refusal(scratch / "model") ==
+          (scratch / "model").string() + " lacks the tensor layers.2.attention_norm.weight");
 }
 
 TEST_CASE("rotary frequencies are ignored, every other tensor that the model does not have is refused") {
@@ -229,8 +237,9 @@ TEST_CASE("the output projection may be left out only where the config says so")
         tensors.erase(tensors.begin() + (&find(tensors, "lm_head.weight") - tensors.data()));
     };
     write_changed(scratch / "model", drop);
-    CHECK(refusal(scratch / "model") == (scratch / "model").string() +
-                                            " lacks the tensor lm_head.weight, and config.json does not say that it is tied");
+    CHECK(refusal(scratch / "model") ==
+          (scratch / "model").string() +
+              " lacks the tensor lm_head.weight, and config.json does not say that it is tied");
     auto config = files::read_json(hugging_face / "config.json");
     config["tie_word_embeddings"] = true;
     files::write(scratch / "model" / "config.json", config.dump());
@@ -281,7 +290,8 @@ TEST_CASE("a config that is damaged is refused with its path") {
     const files::ScratchDirectory scratch;
     copy_into(hugging_face, scratch / "model");
     files::write(scratch / "model" / "config.json", "{\"model_type\": 5}");
-    CHECK(refusal(scratch / "model") == (scratch / "model" / "config.json").string() + ": model_type is 5, expected a text");
+    CHECK(refusal(scratch / "model") ==
+          (scratch / "model" / "config.json").string() + ": model_type is 5, expected a text");
     files::write(scratch / "model" / "config.json", "");
     CHECK(files::contains(refusal(scratch / "model"), "config.json is not valid JSON"));
 }
@@ -313,9 +323,10 @@ TEST_CASE("links are followed inside the directory, into a hub cache's blobs, an
     fs::create_directory(outside);
     fs::copy_file(hugging_face / "config.json", outside / "config.json");
     fs::create_symlink("../cache/blobs/0123abcd", outside / "model.safetensors");
-    CHECK(refusal(outside) == (outside / "model.safetensors").string() + " is a link to " +
-                                  (scratch / "cache" / "blobs" / "0123abcd").string() +
-                                  ", expected a file in the directory: open the directory that holds the files, or copy them");
+    CHECK(refusal(outside) ==
+          (outside / "model.safetensors").string() + " is a link to " +
+              (scratch / "cache" / "blobs" / "0123abcd").string() +
+              ", expected a file in the directory: open the directory that holds the files, or copy them");
 
     fs::remove(revision / "model.safetensors");
     fs::create_symlink("../../../inside/weights", revision / "model.safetensors");

@@ -70,12 +70,15 @@ TEST_CASE("config.json of Mistral 7B v0.1, v0.2 and v0.3 are read as published")
                     .rope_theta = 1e4,
                     .norm_eps = 1e-5,
                     .windows = {4096}};
-    CHECK(config_json("{" + common + R"("rope_theta": 10000.0, "sliding_window": 4096, "vocab_size": 32000})") == expected);
+    CHECK(config_json("{" + common + R"("rope_theta": 10000.0, "sliding_window": 4096, "vocab_size": 32000})") ==
+          expected);
     expected.rope_theta = 1e6;
     expected.windows = {no_window};
-    CHECK(config_json("{" + common + R"("rope_theta": 1000000.0, "sliding_window": null, "vocab_size": 32000})") == expected);
+    CHECK(config_json("{" + common + R"("rope_theta": 1000000.0, "sliding_window": null, "vocab_size": 32000})") ==
+          expected);
     expected.vocab_size = 32768;
-    CHECK(config_json("{" + common + R"("rope_theta": 1000000.0, "sliding_window": null, "vocab_size": 32768})") == expected);
+    CHECK(config_json("{" + common + R"("rope_theta": 1000000.0, "sliding_window": null, "vocab_size": 32768})") ==
+          expected);
 }
 
 TEST_CASE("params.json of Mistral 7B v0.1 and v0.3 are read as published") {
@@ -188,7 +191,8 @@ TEST_CASE("layer_types says which layers have the window") {
     CHECK(refusal(with, {{"layer_types", {"full_attention", "chunked_attention"}}}) ==
           "config.json: layer_types[1] is \"chunked_attention\", expected \"sliding_attention\" or \"full_attention\"");
     CHECK(refusal(with, {{"layer_types", {"full_attention", "sliding_attention"}}, {"sliding_window", nullptr}}) ==
-          "config.json: layer_types[1] is \"sliding_attention\", expected \"full_attention\": there is no sliding_window");
+          "config.json: layer_types[1] is \"sliding_attention\", expected \"full_attention\": there is no "
+          "sliding_window");
     CHECK(refusal(with, {{"layer_types", {"full_attention", "full_attention"}}, {"sliding_window", {8, 4}}}) ==
           "config.json: layer_types is a list of 2, expected nothing: sliding_window is a list already");
 }
@@ -236,7 +240,8 @@ TEST_CASE("features that are not implemented are refused by name") {
     CHECK(refusal(with, {{"model_type", "mixtral"}}) ==
           "config.json: model_type is \"mixtral\", expected \"mistral\" or \"llama\"");
     CHECK(files::message_of([] { return without("model_type"); }) == "config.json: model_type is missing");
-    CHECK(refusal(with, {{"dtype", "int8"}}) == "config.json: dtype is \"int8\", expected float32, float16, bfloat16 or float64");
+    CHECK(refusal(with, {{"dtype", "int8"}}) ==
+          "config.json: dtype is \"int8\", expected float32, float16, bfloat16 or float64");
 }
 
 TEST_CASE("head_dim is given, or follows from the width") {
@@ -274,8 +279,8 @@ TEST_CASE("every size must be a positive integer of a believable magnitude") {
             CAPTURE(value.dump());
             CHECK(files::contains(refusal(with, {{key, value}}), concat("config.json: ", key, " is ")));
         }
-    for (const nlohmann::json& eps : {nlohmann::json(0), nlohmann::json(-1e-5), nlohmann::json(1), nlohmann::json("1e-5"),
-                                      nlohmann::json(nullptr), nlohmann::json(true)})
+    for (const nlohmann::json& eps : {nlohmann::json(0), nlohmann::json(-1e-5), nlohmann::json(1),
+                                      nlohmann::json("1e-5"), nlohmann::json(nullptr), nlohmann::json(true)})
         CHECK(files::contains(refusal(with, {{"rms_norm_eps", eps}}), "expected a number between 0 and 1"));
     CHECK(refusal(with, {{"tie_word_embeddings", "yes"}}) ==
           "config.json: tie_word_embeddings is \"yes\", expected true or false");
@@ -320,11 +325,13 @@ TEST_CASE("params.json with anything unknown is refused, unless it is off") {
     CHECK(refusal(params_with, {{"model_type", "mamba"}}) ==
           "params.json: model_type is \"mamba\", expected \"transformer\"");
     CHECK(refusal(params_with, {{"causal", false}}) == "params.json: causal is false, expected true");
-    CHECK(params_with({{"model_type", "transformer"}, {"causal", true}, {"max_batch_size", 0}}) == params_with(nlohmann::json::object()));
+    CHECK(params_with({{"model_type", "transformer"}, {"causal", true}, {"max_batch_size", 0}}) ==
+          params_with(nlohmann::json::object()));
 }
 
 TEST_CASE("params.json must give every size") {
-    for (const char* key : {"dim", "n_layers", "head_dim", "hidden_dim", "n_heads", "n_kv_heads", "norm_eps", "vocab_size"}) {
+    for (const char* key :
+         {"dim", "n_layers", "head_dim", "hidden_dim", "n_heads", "n_kv_heads", "norm_eps", "vocab_size"}) {
         CAPTURE(key);
         CHECK(files::message_of([&] { return params_without(key); }) == concat("params.json: ", key, " is missing"));
         CHECK(files::contains(refusal(params_with, {{key, 0}}), concat("params.json: ", key, " is 0")));

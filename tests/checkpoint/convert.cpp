@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <latch>
 #include <limits>
 #include <random>
 #include <string>
@@ -53,7 +54,8 @@ std::vector<To> converted(const std::vector<From>& values, std::size_t offset = 
     return {matrix.view.data(), matrix.view.data() + values.size()};
 }
 
-/// The nearest T to `value`, ties to even, found by trying its neighbours: T's positive numbers are ordered as their bits.
+/// The nearest T to `value`, ties to even, found by trying its neighbours: T's positive numbers are ordered as their
+/// bits.
 template <class T>
 std::uint16_t nearest_bits(double value) {
     const double magnitude = std::abs(value);
@@ -65,7 +67,8 @@ std::uint16_t nearest_bits(double value) {
     }
     const auto number = [](std::uint16_t bits) {
         // Infinity counts as the number that would follow the largest one.
-        if (bits != bits_of(std::numeric_limits<T>::infinity())) return static_cast<double>(static_cast<float>(from_bits<T>(bits)));
+        if (bits != bits_of(std::numeric_limits<T>::infinity()))
+            return static_cast<double>(static_cast<float>(from_bits<T>(bits)));
         return 2 * static_cast<double>(static_cast<float>(from_bits<T>(static_cast<std::uint16_t>(bits - 1)))) -
                static_cast<double>(static_cast<float>(from_bits<T>(static_cast<std::uint16_t>(bits - 2))));
     };
@@ -229,16 +232,19 @@ TEST_CASE("a tensor that is not of floating point, or of another size, is refuse
 }
 
 TEST_CASE("a conversion under way stops when it is asked to") {
-    constexpr Index count = Index{1} << 27;  // a good part of a second, and no memory before it is written
+    constexpr Index count = Index{1} << 28;  // a good part of a second, and no memory before it is written
     const files::ScratchDirectory scratch;
     files::write(scratch / "zeros", "");
     std::filesystem::resize_file(scratch / "zeros", static_cast<std::uintmax_t>(count) * sizeof(bfloat16));
     const auto file = MappedFile::open(scratch / "zeros");
     const TensorView tensor{DType::bf16, {count}, file->bytes(), file, "f: t"};
     std::stop_source source;
+    std::latch ready(2);
     const std::jthread stopper([&] {
-        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        ready.arrive_and_wait();
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
         source.request_stop();
     });
+    ready.arrive_and_wait();
     CHECK_THROWS_AS(static_cast<void>(host_matrix<float>(tensor, 1, count, source.get_token())), Cancelled);
 }

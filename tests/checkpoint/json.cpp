@@ -2,8 +2,8 @@
 
 #include <doctest/doctest.h>
 
-#include <chrono>
 #include <clocale>
+#include <ctime>
 #include <limits>
 #include <locale>
 #include <string>
@@ -29,9 +29,10 @@ constexpr Index largest = std::numeric_limits<Index>::max();
 }  // namespace
 
 TEST_CASE("values are read as what they are") {
-    const Json root = Json::parse(R"({"i": -3, "u": 18446744073709551615, "x": 2.5, "t": "\u00e9\n", "b": true, "n": null,
+    const Json root =
+        Json::parse(R"({"i": -3, "u": 18446744073709551615, "x": 2.5, "t": "\u00e9\n", "b": true, "n": null,
                                       "l": [1, 2], "o": {"k": 4}})",
-                                  "f.json");
+                    "f.json");
     CHECK(root.at("i").integer(-5, 5) == -3);
     CHECK(root.at("i").number(-5, 5) == -3);
     CHECK(root.at("x").number(0, 3) == 2.5);
@@ -52,9 +53,10 @@ TEST_CASE("a value outlives the document that it comes from") {
 }
 
 TEST_CASE("a wrong value is refused with file, key, found and expected") {
-    const Json root = Json::parse(R"({"a": {"b": [7, "x"]}, "u": 9223372036854775808, "e": 1e2, "f": 0.5, "n": null,
+    const Json root = Json::parse(
+        R"({"a": {"b": [7, "x"]}, "u": 9223372036854775808, "v": 18446744073709551615, "e": 1e2, "f": 0.5, "n": null,
                                       "long": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"})",
-                                  "dir/f.json");
+        "dir/f.json");
     const auto message = [](auto&& call) { return files::message_of(call); };
     const auto list = root.at("a").at("b").elements(2);
     CHECK(message([&] { return list[0].integer(0, 6); }) == "dir/f.json: a.b[0] is 7, expected an integer from 0 to 6");
@@ -68,6 +70,7 @@ TEST_CASE("a wrong value is refused with file, key, found and expected") {
     CHECK(message([&] { return root.at("n").at("c"); }) == "dir/f.json: n is null, expected an object");
     CHECK(message([&] { return root.at("u").integer(0, largest); }) ==
           "dir/f.json: u is 9223372036854775808, expected an integer from 0 to 9223372036854775807");
+    CHECK_FALSE(message([&] { return root.at("v").integer(-largest, largest); }).empty());  // and does not wrap
     CHECK(message([&] { return root.at("e").integer(0, 1000); }) ==
           "dir/f.json: e is 100.0, expected an integer from 0 to 1000");
     CHECK(message([&] { return root.at("f").number(0.5, 1); }) ==
@@ -85,10 +88,36 @@ TEST_CASE("a key that stands twice is refused, also when it is spelt differently
 }
 
 TEST_CASE("what is not JSON is refused with the place") {
-    for (const std::string text :
-         {"", " ", "{", "{\"a\":1,}", "[1 2]", "{\"a\" 1}", "{a: 1}", "nul", "'a'", "\"a", "{} {}", "{}x", "[NaN]",
-          "[Infinity]", "[-Infinity]", "[01]", "[+1]", "[1.]", "[.5]", "[0x10]", "/* */ {}", "\"\x01\"", "\"\xff\"",
-          "\"\xc0\x80\"", "\"\xed\xa0\x80\"", "\"\\ud800\"", "\"\\udc00\"", "\"\\ud800\\ud800\"", "\"\\x41\"", "\xff\xfe{}"}) {
+    for (const std::string text : {"",
+                                   " ",
+                                   "{",
+                                   "{\"a\":1,}",
+                                   "[1 2]",
+                                   "{\"a\" 1}",
+                                   "{a: 1}",
+                                   "nul",
+                                   "'a'",
+                                   "\"a",
+                                   "{} {}",
+                                   "{}x",
+                                   "[NaN]",
+                                   "[Infinity]",
+                                   "[-Infinity]",
+                                   "[01]",
+                                   "[+1]",
+                                   "[1.]",
+                                   "[.5]",
+                                   "[0x10]",
+                                   "/* */ {}",
+                                   "\"\x01\"",
+                                   "\"\xff\"",
+                                   "\"\xc0\x80\"",
+                                   "\"\xed\xa0\x80\"",
+                                   "\"\\ud800\"",
+                                   "\"\\udc00\"",
+                                   "\"\\ud800\\ud800\"",
+                                   "\"\\x41\"",
+                                   "\xff\xfe{}"}) {
         CAPTURE(text);
         CHECK(refusal(text).starts_with("f.json is not valid JSON, at byte "));
     }
@@ -105,23 +134,26 @@ TEST_CASE("numbers beyond a double are refused") {
     CHECK(Json::parse("[18446744073709551616]", "f").elements(1)[0].number(1e19, 2e19) == 18446744073709551616.0);
 }
 
-TEST_CASE("a byte order mark is skipped") { CHECK(refusal("\xef\xbb\xbf{}").empty()); }
+TEST_CASE("a byte order mark is skipped") {
+    CHECK(refusal("\xef\xbb\xbf{}").empty());
+}
 
 TEST_CASE("depth, size and number of values are limited, and refused at once") {
-    const auto start = std::chrono::steady_clock::now();
+    const std::clock_t start = std::clock();
     const int deepest = static_cast<int>(JsonBuilder::max_depth);
     CHECK(refusal(repeated("[", deepest) + repeated("]", deepest)).empty());
-    CHECK(refusal(repeated("[", deepest + 1) + repeated("]", deepest + 1)) == "f.json is nested more than 16 levels deep");
+    CHECK(refusal(repeated("[", deepest + 1) + repeated("]", deepest + 1)) ==
+          "f.json is nested more than 16 levels deep");
     CHECK(refusal(repeated("[", 100'000)) == "f.json is nested more than 16 levels deep");
     CHECK(refusal(repeated("{\"a\":", 100'000)) == "f.json is nested more than 16 levels deep");
     CHECK(refusal("[" + repeated("0,", JsonBuilder::max_values - 2) + "0]").empty());
     CHECK(refusal("[" + repeated("0,", JsonBuilder::max_values - 1) + "0]") ==
           "f.json holds more than 32768 values, which no checkpoint does");
-    CHECK(refusal("[" + repeated("{},", 1'000'000) + "0]") ==
+    CHECK(refusal("[" + repeated("{},", 500'000) + "0]") ==
           "f.json holds more than 32768 values, which no checkpoint does");
     CHECK(refusal(std::string(JsonBuilder::max_bytes, ' ') + "1") ==
-          "f.json has 4194305 bytes of JSON, expected at most 4194304");
-    CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(5));
+          "f.json has 2097153 bytes of JSON, expected at most 2097152");
+    CHECK(std::clock() - start < 5 * CLOCKS_PER_SEC);
 }
 
 namespace {
@@ -160,6 +192,9 @@ TEST_CASE("numbers do not depend on the program's locale") {
     CHECK(root.at("b").number(0, 2) == 1e-5);
     CHECK(files::message_of([&] { return root.at("a").number(0, 0.5); }) ==
           "f.json: a is 1.25, expected a number between 0 and 0.5");
+    JsonBuilder builder("f.json");
+    builder.number_float(0, "1,25e1");  // as nlohmann gives it in such a program
+    CHECK(builder.take() == 12.5);
     CHECK(files::message_of([&] { return root.at("c").integer(0, 1'000'000); }) ==
           "f.json: c is 1234567, expected an integer from 0 to 1000000");
 }

@@ -2,9 +2,9 @@
 
 #include <doctest/doctest.h>
 
-#include <chrono>
 #include <cmath>
 #include <cstring>
+#include <ctime>
 #include <fstream>
 #include <string>
 #include <type_traits>
@@ -42,7 +42,8 @@ bool holds(const HostMatrix<T>& matrix, const files::Tensor& tensor) {
     for (Index i = 0; i < rows * tensor.shape.back(); ++i) {
         std::uint16_t upper = 0;
         std::memcpy(&upper, tensor.bytes.data() + i * 2, 2);
-        if (static_cast<double>(matrix.view.data()[i]) != std::bit_cast<float>(std::uint32_t{upper} << 16)) return false;
+        if (static_cast<double>(matrix.view.data()[i]) != std::bit_cast<float>(std::uint32_t{upper} << 16))
+            return false;
     }
     return true;
 }
@@ -206,8 +207,9 @@ TEST_CASE("the caller's windows replace the checkpoint's") {
     CHECK(windows({no_window, 4}) == std::vector<Index>{no_window, 4});
     CHECK(files::message_of([&] { return windows({}); }) ==
           "the windows to load a model with are an empty list, expected one at least");
-    CHECK(files::message_of([&] { return windows({8, 0}); }) ==
-          hugging_face.string() + ", layer 1: window is 0, expected a positive number");
+    CHECK(files::message_of([&] {
+              return windows({8, 0});
+          }) == hugging_face.string() + ", layer 1: window is 0, expected a positive number");
 }
 
 TEST_CASE("a checkpoint that contradicts the type is refused by name and number, before its weights are read") {
@@ -324,9 +326,9 @@ TEST_CASE("a model of 14.5 GB in bfloat16 is opened without being read or copied
         return resident;
     };
     const Index before = resident_pages();
-    const auto start = std::chrono::steady_clock::now();
+    const std::clock_t start = std::clock();
     const auto model = load<bfloat16>(scratch.path());
-    CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(2));
+    CHECK(std::clock() - start < CLOCKS_PER_SEC);
     CHECK(resident_pages() - before < (Index{16} << 20) / 4096);
     CHECK(model.config().layers == layers);
     CHECK(size == 14'483'464'192);

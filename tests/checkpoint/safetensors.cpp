@@ -2,7 +2,7 @@
 
 #include <doctest/doctest.h>
 
-#include <chrono>
+#include <ctime>
 #include <memory>
 #include <random>
 #include <string>
@@ -16,7 +16,8 @@ namespace {
 
 /// Parses bytes in memory of exactly their size, so that a sanitizer sees any byte read beyond.
 Safetensors parse(const std::string& file) {
-    const auto copy = std::make_shared<std::vector<std::byte>>(files::bytes_of(file).begin(), files::bytes_of(file).end());
+    const auto copy =
+        std::make_shared<std::vector<std::byte>>(files::bytes_of(file).begin(), files::bytes_of(file).end());
     copy->shrink_to_fit();
     return Safetensors::parse(*copy, copy, "f");
 }
@@ -84,12 +85,12 @@ TEST_CASE("a file of the original writer holds what it was written with") {
 TEST_CASE("malformed files have the verdicts of the manifest, in under a second each") {
     for (const auto& entry : files::manifest("safetensors")) {
         CAPTURE(entry.dump());
-        const auto start = std::chrono::steady_clock::now();
-        const auto message =
-            files::message_of([&] { return sum_of(Safetensors::open(files::malformed / entry.at("file").get<std::string>())); });
+        const std::clock_t start = std::clock();
+        const auto message = files::message_of(
+            [&] { return sum_of(Safetensors::open(files::malformed / entry.at("file").get<std::string>())); });
         CHECK(message.empty() == (entry.at("verdict") == "accept"));
         CHECK(message.size() < 1000);
-        CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(1));
+        CHECK(std::clock() - start < CLOCKS_PER_SEC);
     }
 }
 
@@ -111,7 +112,8 @@ TEST_CASE("an entry is refused with file, tensor, found and expected") {
           "f: t has 2 entries, expected dtype, shape and data_offsets");
     CHECK(refusal_of_entry(R"("dtype":"F32","shape":[1],"data_offsets":[0,4],"scale":2)") ==
           "f: t has 4 entries, expected dtype, shape and data_offsets");
-    CHECK(refusal_of_entry(R"("dtype":"F4","shape":[7],"data_offsets":[0,4])") == "f: t has 28 bits, expected whole bytes");
+    CHECK(refusal_of_entry(R"("dtype":"F4","shape":[7],"data_offsets":[0,4])") ==
+          "f: t has 28 bits, expected whole bytes");
     CHECK(refusal_of_entry(R"("dtype":"F4","shape":[8],"data_offsets":[0,4])").empty());
     CHECK(files::contains(refusal_of_entry(R"("dtype":"F32","shape":[4611686018427387905,4],"data_offsets":[0,4])"),
                           "f: t.shape is [4611686018427387905, 4], more than a file can hold"));
@@ -137,7 +139,8 @@ TEST_CASE("the tensors must cover the data without gap, overlap and remainder") 
     CHECK(two("[2,4]", "[0,2]", "abcd").empty());
     CHECK(two("[0,2]", "[3,5]", "abcde") ==
           "f has tensors that leave a gap at byte 3 of its data, expected the next to begin at 2");
-    CHECK(two("[0,2]", "[1,3]", "abc") == "f has tensors that overlap at byte 1 of its data, expected the next to begin at 2");
+    CHECK(two("[0,2]", "[1,3]", "abc") ==
+          "f has tensors that overlap at byte 1 of its data, expected the next to begin at 2");
     CHECK(two("[1,3]", "[3,5]", "abcde") ==
           "f has tensors that leave a gap at byte 1 of its data, expected the next to begin at 0");
     CHECK(two("[0,2]", "[2,4]", "abcde") == "f has 5 bytes of data, expected 4 by its header");
@@ -145,8 +148,8 @@ TEST_CASE("the tensors must cover the data without gap, overlap and remainder") 
 }
 
 TEST_CASE("empty tensors may lie between others") {
-    const Safetensors file = parse(
-        files::safetensors({{"a", "F32", {0, 5}, ""}, {"b", "U8", {2}, "xy"}, {"c", "I64", {0}, ""}, {"d", "U8", {1}, "z"}}));
+    const Safetensors file = parse(files::safetensors(
+        {{"a", "F32", {0, 5}, ""}, {"b", "U8", {2}, "xy"}, {"c", "I64", {0}, ""}, {"d", "U8", {1}, "z"}}));
     CHECK(file.tensors().at("c").elements() == 0);
     CHECK(sum_of(file) == 'x' + 'y' + 'z');
 }
@@ -161,9 +164,10 @@ TEST_CASE("the header must be one object that begins with a brace, of a believab
     CHECK(files::contains(refusal(files::safetensors("{} x")), "f is not valid JSON, at byte 4"));
     CHECK(refusal(std::string("\x03\0\0\0\0\0\0\0{}", 10)) ==
           "f says that its header has 3 bytes, but only 2 follow: it is truncated, or no safetensors file");
-    CHECK(files::contains(refusal(std::string(8, '\xff') + "{}"), "f says that its header has 18446744073709551615 bytes"));
+    CHECK(files::contains(refusal(std::string(8, '\xff') + "{}"),
+                          "f says that its header has 18446744073709551615 bytes"));
     CHECK(refusal(files::safetensors("{" + std::string(JsonBuilder::max_bytes, ' ') + "}")) ==
-          "f has a header of 4194306 bytes, expected at most 4194304");
+          "f has a header of 2097154 bytes, expected at most 2097152");
 }
 
 TEST_CASE("metadata must map texts to texts") {
@@ -192,17 +196,18 @@ TEST_CASE("a file with bytes changed at random is either refused or safe to read
             file[random() % header_end] = byte;
         }
         if (random() % 8 == 0) file.resize(random() % file.size());
-        accepted += files::message_of([&] { return sum_of(parse(file)); }).empty();  // any other exception fails the test
+        accepted +=
+            files::message_of([&] { return sum_of(parse(file)); }).empty();  // any other exception fails the test
     }
     CHECK(accepted > 0);
     CHECK(accepted < trials / 2);
 }
 
 TEST_CASE("a hostile header within the limits is refused within a second") {
-    const auto start = std::chrono::steady_clock::now();
+    const std::clock_t start = std::clock();
     std::string names = "{";
-    for (int i = 0; i < 200'000; ++i) names += "\"" + std::to_string(i) + "\":{},";
+    for (int i = 0; i < 150'000; ++i) names += "\"" + std::to_string(i) + "\":{},";
     CHECK_FALSE(refusal(files::safetensors(names + "\"x\":{}}")).empty());
-    CHECK_FALSE(refusal(files::safetensors("{\"" + std::string(4'000'000, 'a') + "\":0}")).empty());
-    CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(2));
+    CHECK_FALSE(refusal(files::safetensors("{\"" + std::string(2'000'000, 'a') + "\":0}")).empty());
+    CHECK(std::clock() - start < 2 * CLOCKS_PER_SEC);
 }

@@ -15,7 +15,8 @@ TEST_CASE("an index gives the tensors of each shard") {
 }
 
 TEST_CASE("only plain names name a file beside the index") {
-    for (const char* name : {"model-00001-of-00003.safetensors", "a", "..a", "a..b", "...", "m o d.safetensors", "\xc3\xa9"})
+    for (const char* name :
+         {"model-00001-of-00003.safetensors", "a", "..a", "a..b", "...", "m o d.safetensors", "\xc3\xa9"})
         CHECK(is_plain_file_name(name));
     for (const char* name : {"", ".", "..", "/a", "a/b", "../a", "a\\b", "C:a", "a:stream", "a\nb", "a\x7f"}) {
         CAPTURE(name);

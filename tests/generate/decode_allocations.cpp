@@ -15,11 +15,25 @@
 
 namespace {
 
-// Allocations of all threads since the start, and which of them fails.
+// Allocations of all threads since the start, nothrow ones aside, and which of them fails.
 std::atomic<long> allocations = 0;
 std::atomic<long> failing_allocation = std::numeric_limits<long>::max();
 
-void* allocate(std::size_t size, std::size_t alignment) {
+}  // namespace
+
+// Clang's ThreadSanitizer has an operator new that cannot be replaced; nothing is counted then.
+#if defined(__clang__) && defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define MISTRAL_TEST_KEEPS_OPERATOR_NEW
+#endif
+#endif
+
+#ifdef MISTRAL_TEST_KEEPS_OPERATOR_NEW
+constexpr bool counts = false;
+#else
+constexpr bool counts = true;
+
+static void* allocate(std::size_t size, std::size_t alignment) {
     if (++allocations == failing_allocation) throw std::bad_alloc();
     const std::size_t rounded = (size + alignment - 1) / alignment * alignment;
     void* memory = std::aligned_alloc(alignment, rounded > 0 ? rounded : alignment);
@@ -28,9 +42,7 @@ void* allocate(std::size_t size, std::size_t alignment) {
 }
 
 // Called through a pointer, as GCC takes free() in an inlined operator delete for a mistake.
-void (*volatile const release)(void*) = std::free;
-
-}  // namespace
+static void (*volatile const release)(void*) = std::free;
 
 void* operator new(std::size_t size) {
     return allocate(size, alignof(std::max_align_t));
@@ -43,6 +55,12 @@ void* operator new(std::size_t size, std::align_val_t alignment) {
 }
 void* operator new[](std::size_t size, std::align_val_t alignment) {
     return allocate(size, static_cast<std::size_t>(alignment));
+}
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+    return std::malloc(size);
+}
+void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
+    return std::malloc(size);
 }
 void operator delete(void* memory) noexcept {
     release(memory);
@@ -68,13 +86,14 @@ void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
 void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept {
     release(memory);
 }
+#endif
 
 using namespace mistral;
 
 TEST_CASE("the counter of allocations counts") {
     const long before = allocations;
     const std::vector<int> some(100);
-    CHECK(allocations == before + 1);
+    CHECK(allocations == before + (counts ? 1 : 0));
 }
 
 TEST_CASE("a decode step after the first allocates nothing, however the token is chosen") {
@@ -141,6 +160,6 @@ TEST_CASE("a session stays usable whichever allocation fails") {
                                                  static_cast<std::size_t>(22 - session.position())));
         CHECK(tiny::logits(session) == expected);
     }
-    CHECK(failures > 3);
-    CHECK(emptied < failures);
+    CHECK((failures > 3 || !counts));
+    CHECK((emptied < failures || !counts));
 }

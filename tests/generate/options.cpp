@@ -4,7 +4,6 @@
 
 #include <limits>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "tiny_model.hpp"
@@ -27,7 +26,11 @@ TEST_CASE("options at the ends of their ranges are accepted") {
 }
 
 TEST_CASE("an option outside its range is refused with its name, its value and what was expected") {
-    const std::vector<std::pair<GenerateOptions, std::string>> bad{
+    struct Case {
+        GenerateOptions options;
+        std::string message;
+    };
+    const std::vector<Case> bad{
         {{.max_tokens = -1}, "max_tokens is -1, expected 0 or more"},
         {{.temperature = -1}, "temperature is -1, expected a finite number, 0 or more"},
         {{.temperature = tiny::nan}, "temperature is nan, expected a finite number, 0 or more"},
@@ -47,11 +50,12 @@ TEST_CASE("an option outside its range is refused with its name, its value and w
         {{.logprobs = -1}, "logprobs is -1, expected 0 to 1024"},
         {{.logprobs = 1025}, "logprobs is 1025, expected 0 to 1024"}};
     const auto model = tiny::model();
-    for (const auto& [options, message] : bad) {
-        CAPTURE(message);
-        CHECK(tiny::error_of([&] { validate(options, 40); }) == message);
+    for (const Case& test : bad) {
+        CAPTURE(test.message);
+        CHECK(tiny::error_of([&] { validate(test.options, 40); }) == test.message);
         Session session(model);
-        CHECK(tiny::error_of([&] { static_cast<void>(session.generate(tiny::tokens(2), options)); }) == message);
+        CHECK(tiny::error_of([&] { static_cast<void>(session.generate(tiny::tokens(2), test.options)); }) ==
+              test.message);
         CHECK(session.position() == 0);
     }
 }

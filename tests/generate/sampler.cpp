@@ -19,10 +19,14 @@ namespace {
 
 using Logits = std::vector<float>;
 
-nlohmann::json cases(const char* step) {
-    std::ifstream file(MISTRAL_TEST_DATA "/generate/sampling_cases.json");
+nlohmann::json cases(const char* name, const char* key) {
+    std::ifstream file(std::string(MISTRAL_TEST_DATA "/generate/") + name);
     REQUIRE(file.is_open());
-    return nlohmann::json::parse(file).at(step);
+    return nlohmann::json::parse(file).at(key);
+}
+
+nlohmann::json cases(const char* step) {
+    return cases("sampling_cases.json", step);
 }
 
 /// What is left of the probabilities `p` after the options' steps, the largest first.
@@ -93,6 +97,24 @@ TEST_CASE("temperature, top-k, top-p, min-p and repetition penalty leave what ll
         const float just_below = p == 0.7f ? 0.6999f : p;
         check_close(left_of(test.at("p"), {.temperature = 1, .top_p = just_below}), test.at("out"));
     }
+}
+
+TEST_CASE("all steps together leave what those of transformers leave, in the same order") {
+    int different = 0;
+    for (const auto& test : cases("transformers_cases.json", "cases")) {
+        Sampler sampler({.temperature = test.at("temperature"),
+                         .top_k = test.at("top_k"),
+                         .top_p = test.at("top_p"),
+                         .min_p = test.at("min_p"),
+                         .repetition_penalty = test.at("repetition_penalty")});
+        std::vector<double> probabilities(test.at("logits").size());
+        for (const auto& kept :
+             sampler.distribution(test.at("logits").get<Logits>(), test.at("recent").get<std::vector<Token>>()))
+            probabilities[static_cast<std::size_t>(kept.token)] = kept.probability;
+        for (std::size_t i = 0; i < probabilities.size(); ++i)
+            different += std::abs(probabilities[i] - test.at("probabilities").at(i).get<double>()) > 1e-6;
+    }
+    CHECK(different == 0);
 }
 
 TEST_CASE("top-p keeps a token while the mass before it is at most p") {

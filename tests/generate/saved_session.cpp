@@ -213,6 +213,25 @@ TEST_CASE("every byte of the header and the numbers matters") {
     CHECK(tiny::logits(other) == tiny::logits(session));
 }
 
+TEST_CASE("a session saved with fewer tokens than its caches hold cannot be rewound beyond them") {
+    const auto model = tiny::model({no_window});
+    Session session(model);
+    session.append(tiny::tokens(9));
+    std::string bytes = saved(session);
+    const std::size_t numbers = header_size(bytes);
+    bytes = with_number(bytes, numbers + 24, 2);
+    bytes.erase(numbers + 32, 7 * sizeof(Token));
+    Session other(model);
+    restore(other, bytes);
+    CHECK(tiny::logits(other) == tiny::logits(session));
+    CHECK(other.first_rewind() == 8);
+    CHECK_FALSE(other.can_rewind_to(7));
+    CHECK_THROWS_AS(other.rewind_to(7), Error);
+    session.rewind_to(8);
+    other.rewind_to(8);
+    CHECK(tiny::logits(other) == tiny::logits(session));
+}
+
 TEST_CASE("a session of another model, scalar or geometry is refused with both") {
     Session session(tiny::model({6}));
     session.append(tiny::tokens(9));

@@ -100,6 +100,26 @@ TEST_CASE("a pushed token is computed with what follows it, to the same bits") {
     }
 }
 
+TEST_CASE("the logits that a token was chosen from are held until something else is computed") {
+    Session session(tiny::model());
+    const auto held = [&] { return tiny::error_of([&] { static_cast<void>(session.logits_before_last()); }).empty(); };
+    CHECK_FALSE(held());
+    session.push(3);  // chosen from nothing
+    CHECK_FALSE(held());
+    const auto before = tiny::logits(session);
+    CHECK_FALSE(held());
+    session.push(4);
+    REQUIRE(held());
+    CHECK(std::ranges::equal(session.logits_before_last(), before));
+    session.push(5);
+    CHECK_FALSE(held());
+    static_cast<void>(session.logits());
+    session.push(6);
+    CHECK(held());
+    session.append(tiny::tokens(1));
+    CHECK_FALSE(held());
+}
+
 TEST_CASE("a session keeps its model alive and shares its weights") {
     std::optional<Session<MistralModel<float>>> session;
     std::vector<float> expected;

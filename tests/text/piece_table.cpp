@@ -16,7 +16,7 @@ TEST_CASE("each text has the token of its place, and other texts have none") {
     for (Token token = 0; token < 5000; ++token) {
         wrong += table.find(std::to_string(token)) != token;
         wrong += table[token] != std::to_string(token);
-        wrong += table.find("x" + std::to_string(token)).has_value();
+        wrong += table.find(std::to_string(token) + "x").has_value();
     }
     CHECK(wrong == 0);
     CHECK(table.size() == 5000);

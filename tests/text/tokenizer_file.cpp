@@ -13,8 +13,7 @@ namespace {
 
 /// A directory that is gone after the test.
 struct TemporaryDirectory {
-    std::filesystem::path path =
-        std::filesystem::temp_directory_path() / ("mistral_" + std::to_string(std::random_device{}()));
+    std::filesystem::path path = std::filesystem::temp_directory_path() / concat("mistral_", std::random_device{}());
 
     TemporaryDirectory() { std::filesystem::create_directory(path); }
     ~TemporaryDirectory() { std::filesystem::remove_all(path); }

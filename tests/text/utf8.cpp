@@ -29,7 +29,7 @@ bool is_character(const std::string& bytes) {
 
 }  // namespace
 
-TEST_CASE("every sequence of one to three bytes, and of four with the edges, is judged as the arithmetic says") {
+TEST_CASE("every sequence of two bytes, with the edges of a third and a fourth, is judged as the arithmetic says") {
     int wrong = 0;
     const auto judge = [&](const std::string& bytes) {
         std::size_t expected = 0;
@@ -42,7 +42,7 @@ TEST_CASE("every sequence of one to three bytes, and of four with the edges, is 
         judge(text(a));
         for (int b = 0; b < 256; ++b) {
             judge(text(a, b));
-            for (int c = 0x7F; c <= 0xC0; ++c) {
+            for (const int c : {0x7F, 0x80, 0x9F, 0xA0, 0xBF, 0xC0}) {
                 judge(text(a, b, c));
                 for (const int d : {0x7F, 0x80, 0xBF, 0xC0}) judge(text(a, b, c, d));
             }

@@ -46,7 +46,10 @@ template <class To, class From>
 
 template <class T>
 [[nodiscard]] bool is_infinite(T value) {
-    return std::isinf(static_cast<Activation<T>>(value));
+    if constexpr (sizeof(T) == 2)  // on the bits, which compilers turn into vectors
+        return (std::bit_cast<std::uint16_t>(value) & 0x7FFF) == (std::same_as<T, half> ? 0x7C00 : 0x7F80);
+    else
+        return std::isinf(value);
 }
 
 /// Whether every finite number of From is a finite one in To.
@@ -63,9 +66,9 @@ template <class To, class From>
         return value;
     };
     for (Index i = 0; i < count; ++i) to[i] = rounded<To>(element(i));
-    if constexpr (!keeps_range<To, From>)
-        for (Index i = 0; i < count; ++i)
-            if (is_infinite(to[i]) && !is_infinite(element(i))) return false;
+    if (keeps_range<To, From> || std::none_of(to, to + count, is_infinite<To>)) return true;
+    for (Index i = 0; i < count; ++i)
+        if (is_infinite(to[i]) && !is_infinite(element(i))) return false;
     return true;
 }
 

@@ -26,13 +26,13 @@ class JsonBuilder {
   public:
     using Value = nlohmann::json;
 
-    static constexpr std::size_t max_bytes = std::size_t{4} << 20;  ///< a header of a 7B model has 32 KB
+    static constexpr std::size_t max_bytes = std::size_t{2} << 20;  ///< a header of a 7B model has 32 KB
     static constexpr std::size_t max_depth = 16;
     static constexpr Index max_values =
         Index{1} << 15;  ///< bounds memory; a header has 8 per tensor, and a model some hundred tensors
 
     /// `name` says in messages which file it is.
-    explicit JsonBuilder(const std::string& name) : name_(name) {}
+    explicit JsonBuilder(std::string name) : name_(std::move(name)) {}
 
     [[nodiscard]] Value take() { return std::move(root_); }
 
@@ -98,7 +98,7 @@ class JsonBuilder {
         return value;
     }
 
-    const std::string& name_;
+    std::string name_;
     Value root_;
     std::vector<Value*> open_;  // objects and arrays that are not closed yet; none of them moves before it is
     Value* slot_ = nullptr;     // of the key read last

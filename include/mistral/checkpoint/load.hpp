@@ -34,7 +34,7 @@ struct LoadOptions {
     std::stop_token stop = {};  ///< makes the loading throw Cancelled, at the latest after a few thousand elements
 };
 
-/// Brings the tensors of a checkpoint to a device, one after the other.
+/// Brings the tensors of a checkpoint to a device, one after the other. What it is made of must outlive it.
 template <Scalar S, Device D>
 class WeightLoader {
   public:
@@ -93,15 +93,18 @@ class WeightLoader {
 
 /// The config with the caller's windows. Throws Error where they are none, or contradict `fixed`, in a message that
 /// names the checkpoint and the layer: before any weights are converted.
-[[nodiscard]] inline Config completed(const Checkpoint& checkpoint, const LoadOptions& options, const Shape& fixed) {
+[[nodiscard]] inline Config config_to_load(const Checkpoint& checkpoint, const LoadOptions& options,
+                                           const Shape& fixed) {
     Config config = checkpoint.config();
     if (options.windows) config.windows = *options.windows;
     require(!config.windows.empty(), "the windows to load a model with are an empty list, expected one at least");
-    for (Index layer = 0; layer < config.layers; ++layer) try {
+    for (Index layer = 0; layer < config.layers; ++layer) {
+        try {
             static_cast<void>(resolve(fixed, config.shape(layer)));
         } catch (const Error& error) {
             fail(utf8(checkpoint.directory()), ", layer ", layer, ": ", error.what());
         }
+    }
     return config;
 }
 
@@ -109,7 +112,7 @@ template <Scalar S, class D, Shape fixed>
 MistralModel<S, D, fixed> MistralModel<S, D, fixed>::load(const std::filesystem::path& directory, D device,
                                                           const LoadOptions& options) {
     const Checkpoint checkpoint = Checkpoint::open(directory);
-    Config config = completed(checkpoint, options, fixed);
+    Config config = config_to_load(checkpoint, options, fixed);
     auto weights = WeightLoader<S, D>(checkpoint, device, options).load();
     return MistralModel(std::move(device), std::move(config), std::move(weights));
 }

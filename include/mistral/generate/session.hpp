@@ -128,7 +128,7 @@ class Session {
     /// The logits that the newest token was chosen from. Throws Error unless they are still held: after `logits()` and
     /// then `push`, as `generate` does, and before anything else.
     [[nodiscard]] std::span<const A> logits_before_last() const {
-        require(position() > 0 && logits_position_ == position() - 1,
+        require(logits_position_ > 0 && logits_position_ == position() - 1,
                 "the logits before the newest token are held no longer: the session has moved on");
         return logits_;
     }
@@ -196,7 +196,7 @@ class Session {
             const auto& cache = state_.cache(layer);
             if (cache.first_resident() > 0) first = std::max(first, cache.first_resident() + cache.shape().window);
         }
-        return std::min(first, position());
+        return first;
     }
 
     /// Forgets the tokens from `position` on. Throws Error, and changes nothing, where can_rewind_to does not hold.

@@ -133,7 +133,7 @@ class RollingKVCache {
     /// Throws Error where a ring of this capacity cannot hold them.
     void reset(Index first, Index end) {
         require(0 <= first && first <= end && end - first <= capacity() && (rolls() || end <= capacity()),
-                "a cache of ", capacity(), " slots was asked to hold the positions ", first, " to ", end - 1);
+                "a cache of ", capacity(), " slots was asked to hold the positions from ", first, " to before ", end);
         ring_.reset(first, end);
     }
 

@@ -18,7 +18,7 @@ namespace mistral {
 
 /// Byte-pair encoding (Sennrich et al., arXiv:1508.07909) as SentencePiece does it: a text starts as its characters,
 /// and of all neighbours that make a piece together, those with the highest score are merged first, the leftmost of
-/// equals. Takes O(n log n) steps for n bytes, and 12 bytes of memory for each plus 8 for each possible merge.
+/// equals. Takes O(n log n) steps for n bytes, and up to 28 bytes of memory for each.
 ///
 /// It keeps its memory from one text to the next, so one encoder serves one thread.
 class BytePairEncoder {
@@ -50,8 +50,7 @@ class BytePairEncoder {
         ranks_.resize(std::max(ranks_.size(), size + 1));
         Offset symbol = 0;
         while (symbol < size) {
-            const auto next =
-                static_cast<Offset>(symbol + std::max<std::size_t>(Utf8::length(text_.substr(symbol)), 1));
+            const auto next = static_cast<Offset>(symbol + Utf8::step(text_.substr(symbol)));
             next_[symbol] = next;
             previous_[next] = symbol;
             symbol = next;
@@ -107,7 +106,7 @@ class BytePairEncoder {
         const std::optional<Token> token = model_.pieces.find(piece);
         if (!token) return false;
         ranks_[symbol] = vocabulary_.rank(*token);
-        if (vocabulary_.has_unused() && model_.type(*token) == PieceType::unused) splits_[piece] = next - symbol;
+        if (model_.type(*token) == PieceType::unused) splits_[piece] = next - symbol;
         return ranks_[symbol] != Vocabulary::unmerged;
     }
 
@@ -119,7 +118,7 @@ class BytePairEncoder {
         emit_whole(piece, tokens);
     }
 
-    /// Takes unused pieces apart, along the merge that was seen last, until none is left.
+    /// Takes unused pieces apart into what they were merged from, until none is left.
     void emit_split(std::string_view piece, std::vector<Token>& tokens) {
         std::vector<std::string_view> parts{piece};
         while (!parts.empty()) {

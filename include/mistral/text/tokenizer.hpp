@@ -68,8 +68,10 @@ class Tokenizer {
         return Tokenizer(SentencePieceModel::parse(copy(model, name), name));
     }
 
-    /// The tokens of `text`. Takes O(n log n) steps for n bytes, whatever they are.
+    /// The tokens of `text`. Takes O(n log n) steps for n bytes, whatever they are, and up to 28 bytes of memory for
+    /// each byte of the longest word.
     [[nodiscard]] std::vector<Token> encode(std::string_view text, const EncodeOptions& options = {}) const {
+        if (options.invalid == InvalidUtf8::refuse) require_well_formed(text);
         std::vector<Token> tokens;
         if (options.bos) tokens.push_back(bos());
         if (options.control == ControlText::parse)
@@ -168,34 +170,34 @@ class Tokenizer {
         if (whitespace.add_dummy_prefix) prepared += blank;
         bool after_blank = false;
         for (std::size_t i = 0, length = 0; i < text.size(); i += length) {
-            length = std::max<std::size_t>(Utf8::length(text.substr(i)), 1);
-            if (text[i] != ' ')
-                append_character(text.substr(i, length), i, invalid, prepared);
-            else if (!(after_blank && whitespace.remove_extra_whitespaces))
+            length = Utf8::step(text.substr(i));
+            const std::string_view character = text.substr(i, length);
+            const bool is_blank = character == " ";
+            if (is_blank && !(after_blank && whitespace.remove_extra_whitespaces))
                 prepared += blank;
-            after_blank = text[i] == ' ';
+            else if (!is_blank && invalid == InvalidUtf8::replace && Utf8::length(character) == 0)
+                prepared += replacement_character;
+            else if (!is_blank)
+                prepared += character;
+            after_blank = is_blank;
         }
         while (whitespace.remove_extra_whitespaces && prepared.ends_with(blank))
             prepared.resize(prepared.size() - blank.size());
         return prepared;
     }
 
-    void append_character(std::string_view character, std::size_t position, InvalidUtf8 invalid,
-                          std::string& prepared) const {
-        if (Utf8::length(character) > 0 || invalid == InvalidUtf8::bytes) {
-            prepared += character;
-            return;
+    static void require_well_formed(std::string_view text) {
+        for (std::size_t i = 0, length = 0; i < text.size(); i += length) {
+            length = Utf8::length(text.substr(i));
+            if (length == 0)
+                fail("the text is not UTF-8: byte ", i, " is ", quote(text.substr(i, 1)),
+                     ", which is no part of a character");
         }
-        if (invalid == InvalidUtf8::refuse)
-            fail("the text is not UTF-8: byte ", position, " is ", quote(character),
-                 ", which is no part of a character");
-        prepared += replacement_character;
     }
 
     /// Splits a prepared text where no merge can cross: around user-defined pieces, and before words if the vocabulary
-    /// keeps them apart. What unused pieces become depends on all merges, so with them the text stays whole.
+    /// keeps them apart.
     void for_each_word(std::string_view text, const auto& on_word, const auto& on_user_defined) const {
-        const bool words_are_apart = vocabulary_->words_are_apart() && !vocabulary_->has_unused();
         std::size_t word = 0;
         bool after_blank = true;
         const auto end_word = [&](std::size_t end) {
@@ -204,13 +206,13 @@ class Tokenizer {
         };
         for (std::size_t i = 0, length = 0; i < text.size(); i += length) {
             const std::string_view rest = text.substr(i);
-            length = std::max<std::size_t>(Utf8::length(rest), 1);
+            length = Utf8::step(rest);
             const bool is_blank = rest.starts_with(piece_blank);
             if (const auto match = vocabulary_->user_defined().longest_prefix_of(rest)) {
                 end_word(i);
                 on_user_defined(match->token);
                 word = i + (length = match->size);
-            } else if (is_blank && !after_blank && words_are_apart) {
+            } else if (is_blank && !after_blank && vocabulary_->words_are_apart()) {
                 end_word(i);
             }
             after_blank = is_blank;

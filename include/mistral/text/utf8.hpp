@@ -17,6 +17,12 @@ struct Utf8 {
         return length <= text.size() && is_prefix(text.substr(0, length)) ? length : 0;
     }
 
+    /// Bytes from the start of `text` to the next character: 1 for a byte that belongs to none.
+    [[nodiscard]] static std::size_t step(std::string_view text) {
+        const std::size_t size = length(text);
+        return size > 0 ? size : 1;
+    }
+
     /// Whether `text`, of one to four bytes, is a well-formed character or the start of one.
     [[nodiscard]] static bool is_prefix(std::string_view text) {
         const std::size_t length = expected_length(text);

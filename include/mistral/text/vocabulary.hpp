@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <numeric>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -29,7 +28,7 @@ class Vocabulary {
         user_defined_ = PieceMatcher(pieces_of(PieceType::user_defined));
         control_ = PieceMatcher(pieces_of(PieceType::control));
     }
-    // Matchers and surfaces refer to the model's characters, which do not move with it.
+    // Tokenizers share one and never copy it.
     Vocabulary(const Vocabulary&) = delete;
     Vocabulary& operator=(const Vocabulary&) = delete;
 
@@ -40,8 +39,6 @@ class Vocabulary {
     [[nodiscard]] std::uint32_t rank(Token token) const { return ranks_[static_cast<std::size_t>(token)]; }
     /// Bytes of the longest piece that a merge can make.
     [[nodiscard]] std::size_t longest_merge() const { return longest_merge_; }
-    /// Whether merges may make pieces that have to be taken apart again.
-    [[nodiscard]] bool has_unused() const { return has_unused_; }
     /// Whether a blank follows another character in no piece, so that no merge crosses the start of a word.
     [[nodiscard]] bool words_are_apart() const { return words_are_apart_; }
 
@@ -75,7 +72,6 @@ class Vocabulary {
     void note_merge(Token token) {
         const std::string_view text = model_.pieces[token];
         longest_merge_ = std::max(longest_merge_, text.size());
-        has_unused_ = has_unused_ || model_.type(token) == PieceType::unused;
         std::size_t word = 0;
         while (text.substr(word).starts_with(piece_blank)) word += piece_blank.size();
         words_are_apart_ = words_are_apart_ && text.find(piece_blank, word) == text.npos;
@@ -121,7 +117,6 @@ class Vocabulary {
     SentencePieceModel model_;
     std::vector<std::uint32_t> ranks_;
     std::size_t longest_merge_ = 0;
-    bool has_unused_ = false;
     bool words_are_apart_ = true;
     PieceMatcher user_defined_;
     PieceMatcher control_;

@@ -32,11 +32,15 @@ def random_model(generator):
         "remove_extra_whitespaces": generator.below(3) == 0,
         "escape_whitespaces": generator.below(5) != 0,
     }
+    kinds = [NORMAL, NORMAL, NORMAL, USER_DEFINED, UNUSED]
+    if generator.below(2) == 1:
+        kinds = [NORMAL, UNUSED]
+    letters = 2 + generator.below(5)
     pieces = {}
     for _ in range(4 + generator.below(24)):
-        kind = [NORMAL, NORMAL, NORMAL, USER_DEFINED, UNUSED][generator.below(5)]
-        letters = ALPHABET[:-1] if kind == USER_DEFINED else ALPHABET  # a blank in a user-defined piece is refused
-        text = "".join(letters[generator.below(len(letters))] for _ in range(1 + generator.below(5)))
+        kind = kinds[generator.below(len(kinds))]
+        usable = min(letters, 5) if kind == USER_DEFINED else letters  # a blank in a user-defined piece is refused
+        text = "".join(ALPHABET[generator.below(usable)] for _ in range(1 + generator.below(5)))
         pieces[text] = [-float(generator.below(4)), kind]
     return {"options": options, "pieces": [[text, *rest] for text, rest in pieces.items()]}
 

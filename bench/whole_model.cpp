@@ -1,0 +1,111 @@
+// Opens a checkpoint and generates with it: how long that takes, how much of the machine's read bandwidth decoding
+// uses, and what memory of its own the process needs. bench/make_checkpoint.py makes a checkpoint of full size.
+//
+//     bench_whole_model DIRECTORY [threads]
+
+#include <mistral/mistral.hpp>
+
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace mistral;
+
+double seconds(const auto& work) {
+    const auto start = std::chrono::steady_clock::now();
+    work();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// Bytes per second at which the machine reads memory that is in no cache: the best of five passes over `memory`.
+double read_bandwidth(ThreadPool& pool, const AlignedBuffer<std::uint64_t>& memory) {
+    using Vector = xsimd::batch<std::uint64_t>;
+    constexpr Index size = static_cast<Index>(Vector::size);
+    constexpr Index blocks = 512;
+    const Index per_block = memory.size() / blocks;
+    std::vector<std::uint64_t> results(blocks);
+    double best = 0;
+    for (int pass = 0; pass < 5; ++pass) {
+        const double time = seconds([&] {
+            pool.for_each(blocks, [&](Index, Index block) noexcept {
+                const std::uint64_t* data = memory.data() + block * per_block;
+                Vector sums[4] = {Vector(0ul), Vector(0ul), Vector(0ul), Vector(0ul)};
+                for (Index i = 0; i + 4 * size <= per_block; i += 4 * size)
+                    for (Index v = 0; v < 4; ++v) sums[v] = sums[v] + Vector::load_unaligned(data + i + v * size);
+                results[static_cast<std::size_t>(block)] = (sums[0] + sums[1] + sums[2] + sums[3]).get(0);
+            });
+        });
+        best = std::max(best, static_cast<double>(memory.bytes()) / time);
+    }
+    return best;
+}
+
+double read_bandwidth(Index threads) {
+    ThreadPool pool(threads);
+    AlignedBuffer<std::uint64_t> memory(Index{1} << 27);
+    std::fill_n(memory.data(), memory.size(), std::uint64_t{1});
+    return read_bandwidth(pool, memory);
+}
+
+/// Resident memory that is no mapped file, in bytes, as Linux tells it.
+double own_memory() {
+    std::ifstream status("/proc/self/status");
+    for (std::string line; std::getline(status, line);)
+        if (line.rfind("RssAnon:", 0) == 0) return std::atof(line.c_str() + 8) * 1024;
+    return 0;
+}
+
+/// Bytes of weights that one token reads: all but the embedding's other rows.
+double weight_bytes(const Config& c) {
+    const Index attention = c.hidden_size * c.head_dim * 2 * (c.query_heads + c.kv_heads);
+    const Index per_layer = attention + 3 * c.hidden_size * c.intermediate_size + 2 * c.hidden_size;
+    return 2.0 * static_cast<double>(c.layers * per_layer + c.vocab_size * c.hidden_size);
+}
+
+void measure(const std::string& directory, Index threads) {
+    const double bandwidth = read_bandwidth(threads);
+    std::optional<MistralModel<bfloat16>> model;
+    const double opening = seconds([&] { model = MistralModel<bfloat16>::load(directory, Cpu(threads)); });
+    std::cout << "read bandwidth  " << bandwidth / 1e9 << " GB/s, " << model->device().threads() << " threads\n"
+              << "opened in       " << opening << " s\n";
+
+    Session session(*model, {.context = 4096});
+    std::vector<Token> prompt(128, 3);
+    for (std::size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<Token>(10 + i);
+    session.append(prompt);  // brings the weights into memory
+    session.reset();
+    const double prefill = seconds([&] { session.append(prompt); });
+    std::cout << "prompt of 128   " << 128 / prefill << " tokens/s\n";
+
+    constexpr Index tokens = 24;
+    const double decode = seconds([&] {
+        for (const Token token : session.generate({}, {.max_tokens = tokens, .ignore_eos = true})) (void)token;
+    });
+    const double rate = static_cast<double>(tokens) / decode;
+    std::cout << "decode          " << rate << " tokens/s, " << 100 * rate * weight_bytes(model->config()) / bandwidth
+              << " % of the read bandwidth\n"
+              << "own memory      " << own_memory() / 1e6 << " MB, of which caches "
+              << static_cast<double>(session.cache_bytes()) / 1e6 << " MB\n";
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    if (argc < 2 || argc > 3) {
+        std::cerr << "usage: bench_whole_model DIRECTORY [threads]\n";
+        return 2;
+    }
+    try {
+        measure(argv[1], argc > 2 ? std::atoll(argv[2]) : 0);
+    } catch (const std::exception& error) {
+        std::cerr << "bench_whole_model: " << error.what() << '\n';
+        return 1;
+    }
+}
