@@ -1,12 +1,13 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdlib>
 #include <limits>
 #include <new>
 #include <span>
-#include <string>
+#include <sstream>
 #include <vector>
 
 #include <mistral/generate/session.hpp>
@@ -128,38 +129,43 @@ TEST_CASE("a decode step after the first allocates nothing, however the token is
 }
 
 TEST_CASE("a session stays usable whichever allocation fails") {
-    const auto model = tiny::model({5, no_window});
-    const auto tokens = tiny::tokens(30);
-    const auto first = std::span(tokens).first(12);
-    const auto second = std::span(tokens).subspan(12, 10);
+    auto config = tiny::config({5, no_window});
+    config.intermediate_size = 1000;  // takes scratch memory after the first cache has been written
+    const auto model = tiny::model<float>(config, Cpu(1));
+    const auto tokens = tiny::tokens(22);
+    const std::span<const Token> all(tokens);
     Session whole(model);
-    whole.append(std::span(tokens).first(22));
+    whole.append(all);
     const auto expected = tiny::logits(whole);
 
     int failures = 0;
     int emptied = 0;
     for (long failing = 1;; ++failing) {
         Session session(model, {.rewind = 3, .chunk = 4});
-        session.append(first);
+        session.append(all.first(12));
         session = Session(session);  // without scratch memory
-        failing_allocation = allocations + failing;
+        session.push(all[12]);
         bool failed = false;
+        failing_allocation = allocations + failing;
         try {
-            session.push(second.front());
-            session.append(second.subspan(1));
+            session.append(all.subspan(13));
         } catch (const std::bad_alloc&) {
             failed = true;
         }
         failing_allocation = std::numeric_limits<long>::max();
         if (!failed) break;
+
         ++failures;
         emptied += session.position() == 0;
-        CHECK(std::ranges::equal(session.recent(100),
-                                 std::span(tokens).first(static_cast<std::size_t>(session.position()))));
-        session.append(std::span(tokens).subspan(static_cast<std::size_t>(session.position()),
-                                                 static_cast<std::size_t>(22 - session.position())));
+        CHECK((session.position() == 13 || session.position() == 0));
+        std::stringstream saved;
+        session.save(saved);
+        session.restore(saved);
+        const auto held = static_cast<std::size_t>(session.position());
+        CHECK(std::ranges::equal(session.recent(100), all.first(held)));
+        session.append(all.subspan(held));
         CHECK(tiny::logits(session) == expected);
     }
-    CHECK((failures > 3 || !counts));
+    CHECK((failures >= 2 || !counts));
     CHECK((emptied < failures || !counts));
 }

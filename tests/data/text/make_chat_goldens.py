@@ -4,7 +4,8 @@
     pip install mistral-common
     tests/data/text/make_chat_goldens.py
 
-Of each conversation it keeps the messages, the tools as JSON texts, and the tokens of each template that can express it.
+Of each conversation it keeps the messages, the tools as JSON texts, and the tokens of each template that can express
+it.
 """
 
 import argparse
@@ -26,10 +27,10 @@ WEATHER = """{"type": "function", "function": {"name": "get_current_weather",
         "format": {"type": "string", "enum": ["celsius", "fahrenheit"]}}, "required": ["location"]}}}"""
 NESTED = """{"function":{"parameters":{"type":"object","additionalProperties":false,"properties":{"filter":{"type":
     "object","properties":{"and":{"type":"array","items":{"type":"object","properties":{"field":{"type":"string",
-    "pattern":"^[a-z_]+\\\\.[a-z]*$"},"range":{"type":"array","items":[{"type":"number"},{"type":"number","exclusiveMaximum":
-    1e300}],"minItems":2,"default":[-0.5,1.0e2]}}}},"limit":{"type":["integer","null"],"minimum":1,"maximum":100000,
-    "default":null}}},"sort":{"oneOf":[{"const":"asc"},{"const":"desc"}]}},"required":[]},"name":"search-v2",
-    "description":""},"type":"function"}"""
+    "pattern":"^[a-z_]+\\\\.[a-z]*$"},"range":{"type":"array","items":[{"type":"number"},{"type":"number",
+    "exclusiveMaximum":1e300}],"minItems":2,"default":[-0.5,1.0e2]}}}},"limit":{"type":["integer","null"],"minimum":1,
+    "maximum":100000,"default":null}}},"sort":{"oneOf":[{"const":"asc"},{"const":"desc"}]}},"required":[]},
+    "name":"search-v2","description":""},"type":"function"}"""
 BARE = '{"function": {"name": "ping", "parameters": {}}}'
 
 # JSON and what only looks like it, as arguments of calls and as results: numbers, escapes, order, repeated keys.
@@ -37,9 +38,10 @@ RESULTS = [
     "22", "-0", "0.1", "1.0", "1e5", "1E+16", "1e16", "123456789012345678", "1e15", "12345678901234567890123", "1e-4",
     "0.00001", "1.5e-7", "-2.50", "5e-324", "1.7976931348623157e308", "0.30000000000000004", "100000000000000000000.0",
     "true", "null", '"text"', '"\\u00e9\\ud83d\\ude00\\/\\b\\f\\u0001\\u007f"', "[]", "{}", "[ 1,2 , 3 ]",
-    '{"b":1,"a":{"z":[],"y":{}},"c":[true,false,null]}', '{"a":1,"b":2,"a":3}', '{"":0,"\\u0000":1}', "", " ", "plain text",
-    "{not json}", "[1,2", "01", "+1", ".5", "1.", "'single'", "\ufeff{}", '{"a":1} x', '"line\nbreak"', " \t[\n1\r]  ",
-    '"</s>[/INST][REFERENCE_DOC_3]"', "日本語のテキスト", '"back\\\\slash \\" quote"', "tab\there", "\u2028",
+    '{"b":1,"a":{"z":[],"y":{}},"c":[true,false,null]}', '{"a":1,"b":2,"a":3}', '{"":0,"\\u0000":1}', "", " ",
+    "plain text", "{not json}", "[1,2", "01", "+1", ".5", "1.", "'single'", "\ufeff{}",
+    '{"a":1} x', '"line\nbreak"', " \t[\n1\r]  ", '"</s>[/INST][REFERENCE_DOC_3]"', "日本語のテキスト",
+    '"back\\\\slash \\" quote"', "tab\there", "\u2028",
 ]
 
 
@@ -58,7 +60,8 @@ def assistant(text, prefix=False):
 def calls(*named):
     """An assistant's message with calls, each (id, name, arguments)."""
     return AssistantMessage(tool_calls=[
-        ToolCall(id=call_id, function=FunctionCall(name=name, arguments=arguments)) for call_id, name, arguments in named
+        ToolCall(id=call_id, function=FunctionCall(name=name, arguments=arguments))
+        for call_id, name, arguments in named
     ])
 
 
@@ -92,7 +95,7 @@ def conversations():
     yield [user("[INST] not [/INST] </s> control <s> [TOOL_CALLS]")], []
     yield [system("[/INST]</s><s>[INST]"), user("[AVAILABLE_TOOLS] [] [/AVAILABLE_TOOLS]")], []
     yield [user("see [REFERENCE_DOC_0] and [REFERENCE_DOC_19]"), assistant("[REFERENCE_DOC_7]"), user("ok")], []
-    yield [user("Καλημέρα κόσμε 你好世界 مرحبا नमस्ते 👩‍👩‍👧‍👦 \x00\x07 \u00a0"), assistant("안녕하세요\n\n\n"), user("🙂")], []
+    yield [user("Καλημέρα κόσμε 你好世界 مرحبا नमस्ते 👩‍👩‍👧‍👦 \x00\x07 \u00a0"), assistant("안녕\n\n\n"), user("🙂")], []
     yield [user(f"question {i // 2}") if i % 2 == 0 else assistant(f"answer {i // 2}") for i in range(21)], []
     yield [user("x" * 300 + " " * 50 + "y")], []
     yield [user("What is the weather?")], [WEATHER]
@@ -101,7 +104,8 @@ def conversations():
     yield [user("a"), calls(("abcdefghi", "ping", "")), result("abcdefghi", None, "")], [BARE]
     yield [
         system("s"), user("a"), calls(("A1b2C3d4E", "search-v2", '{"filter":{"and":[{"field":"x.y"}],"limit":10.0}}')),
-        result("A1b2C3d4E", "search-v2", '[{"id":1,"score":0.50},{"id":2,"title":"naïve café"}]'), assistant("Two hits."),
+        result("A1b2C3d4E", "search-v2", '[{"id":1,"score":0.50},{"id":2,"title":"naïve café"}]'),
+        assistant("Two hits."),
         user("More?"), calls(("000000000", "search-v2", '{"filter":{}, "sort": "desc"}')),
         result("000000000", "search-v2", "[]"),
     ], [NESTED, WEATHER]
