@@ -194,7 +194,7 @@ TEST_CASE("numbers that lie are refused, or harmless") {
     CHECK(survived == 0);
 }
 
-TEST_CASE("every byte of the header and the numbers matters") {
+TEST_CASE("every byte of the header, the numbers and the end matters") {
     const auto model = tiny::model({5, no_window});
     Session session(model, {.context = 16});
     session.append(tiny::tokens(9));
@@ -207,10 +207,20 @@ TEST_CASE("every byte of the header and the numbers matters") {
             damaged[at] = static_cast<char>(damaged[at] ^ (1 << bit));
             accepted += restore_error(other, damaged).empty();
         }
+    for (std::size_t at = bytes.size() - 8; at < bytes.size(); ++at) {
+        std::string damaged = bytes;
+        damaged[at] = static_cast<char>(damaged[at] ^ 1);
+        accepted += restore_error(other, damaged).empty();
+    }
     // The one bit that may differ: whether there are logits. Without them they are computed again.
     CHECK(accepted == 1);
     restore(other, with_number(bytes, header_size(bytes) + 16, 0));
     CHECK(tiny::logits(other) == tiny::logits(session));
+
+    session.push(3);  // now there are none
+    const std::string pushed = saved(session);
+    CHECK(restore_error(other, with_number(pushed, header_size(pushed) + 16, 1)) ==
+          "the saved session is damaged: position 10 with 1 tokens to compute, 1 rows of logits and 10 tokens");
 }
 
 TEST_CASE("a session saved with fewer tokens than its caches hold cannot be rewound beyond them") {
