@@ -28,7 +28,7 @@ struct Config {
     bool tied_embeddings = false;
     RotaryPairing rotary_pairing = RotaryPairing::halves;
     std::vector<Index> windows{no_window};  ///< one per layer, repeated from the start when layers outnumber them
-    Token bos_token = 1;
+    Token bos_token = 1;  ///< begins a sequence; -1 where the checkpoint names none
     std::vector<Token> eos_tokens{2};  ///< each ends a generation
 
     /// The window of layer `layer`.
