@@ -34,7 +34,7 @@ template <class A>
 void rotate_row(A* x, Index heads, Index head_dim, Index position, const float* frequencies, RotaryPairing pairing) {
     const bool halves = pairing == RotaryPairing::halves;
     for (Index i = 0; i < head_dim / 2; ++i) {
-        const double angle = static_cast<float>(position) * frequencies[i];
+        const auto angle = static_cast<double>(static_cast<float>(position) * frequencies[i]);
         const A cosine = static_cast<A>(std::cos(angle));
         const A sine = static_cast<A>(std::sin(angle));
         A* first = x + (halves ? i : 2 * i);
