@@ -48,6 +48,12 @@ std::size_t lines(const std::string& text) {
     return static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n'));
 }
 
+/// What a user might type, and what the answer must name.
+struct Mistake {
+    std::string arguments;
+    std::string message;
+};
+
 }  // namespace
 
 TEST_CASE("one seed gives one text, whatever the number of threads") {
@@ -127,7 +133,7 @@ TEST_CASE("a conversation answers each line until the input ends") {
 }
 
 TEST_CASE("a mistake in the call is named in one line, with what was expected, and has status 2") {
-    const std::vector<std::pair<std::string, std::string>> mistakes = {
+    const std::vector<Mistake> mistakes = {
         {"x --temprature 1", "--temprature"},
         {"x -n -1", "expected 0 or more"},
         {"x -n many", "many"},
@@ -143,21 +149,21 @@ TEST_CASE("a mistake in the call is named in one line, with what was expected, a
         {"x --json --alternatives 2000", "0 to 1024"},
         {"x --prompt y", "more than once"},
     };
-    for (const auto& [arguments, message] : mistakes) {
-        const Result run = generate(arguments);
-        CAPTURE(arguments);
+    for (const Mistake& mistake : mistakes) {
+        const Result run = generate(mistake.arguments);
+        CAPTURE(mistake.arguments);
         CAPTURE(run.err);
         CHECK(run.status == 2);
         CHECK(run.out.empty());
         CHECK(run.err.starts_with("generate: "));
-        CHECK(run.err.find(message) != run.err.npos);
+        CHECK(run.err.find(mistake.message) != run.err.npos);
         CHECK(run.err.ends_with("\nTry 'generate --help'.\n"));
         CHECK(lines(run.err) == 2);
     }
 }
 
 TEST_CASE("what cannot be loaded or computed is named in one line, with status 1") {
-    const std::vector<std::pair<std::string, std::string>> failures = {
+    const std::vector<Mistake> failures = {
         {"x --model /no/such/model", "/no/such/model"},
         {"x --model .", "config.json"},
         {"--file /no/such/file", "/no/such/file"},
@@ -167,14 +173,14 @@ TEST_CASE("what cannot be loaded or computed is named in one line, with status 1
         {"x --stop ''", "stop_strings[0] is empty"},
         {"x --window none --context 1", "context"},
     };
-    for (const auto& [arguments, message] : failures) {
-        const Result run = generate(arguments);
-        CAPTURE(arguments);
+    for (const Mistake& mistake : failures) {
+        const Result run = generate(mistake.arguments);
+        CAPTURE(mistake.arguments);
         CAPTURE(run.err);
         CHECK(run.status == 1);
         CHECK(run.out.empty());
         CHECK(run.err.starts_with("generate: "));
-        CHECK(run.err.find(message) != run.err.npos);
+        CHECK(run.err.find(mistake.message) != run.err.npos);
         CHECK(lines(run.err) == 1);
     }
 }

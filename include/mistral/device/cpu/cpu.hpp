@@ -17,8 +17,10 @@
 namespace mistral {
 
 /// The processor, with a pool of threads that all copies share. `Architecture` is one of xsimd's instruction sets; as
-/// it stands in the type, models compiled for several of them live in one program. The verbs are those of `Device`;
-/// they check shapes by assertion only, `model/` checks what comes from outside.
+/// it stands in the type, models compiled for several of them live in one program, each with the compiler flags of its
+/// own set: under those of a larger one, compilers fuse multiplications and additions here and not there, and chunks no
+/// longer give the same bits. The verbs are those of `Device`; they check shapes by assertion only, `model/` checks
+/// what comes from outside.
 template <class Architecture>
 class BasicCpu {
   public:
