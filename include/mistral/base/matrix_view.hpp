@@ -19,11 +19,7 @@ class MatrixView {
     }
 
     /// A view that may write is also one that may only read.
-    operator MatrixView<const T>() const
-        requires(!std::is_const_v<T>)
-    {
-        return {data_, rows_, cols_, stride_};
-    }
+    operator MatrixView<const T>() const requires(!std::is_const_v<T>) { return {data_, rows_, cols_, stride_}; }
 
     [[nodiscard]] T* data() const { return data_; }
     [[nodiscard]] Index rows() const { return rows_; }

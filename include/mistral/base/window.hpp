@@ -16,10 +16,14 @@ struct Window {
     Index size = no_window;
 
     /// The first position that the query at `position` sees.
-    [[nodiscard]] constexpr Index first_visible(Index position) const { return std::max<Index>(0, position - size + 1); }
+    [[nodiscard]] constexpr Index first_visible(Index position) const {
+        return std::max<Index>(0, position - size + 1);
+    }
 
     /// Whether the query at `query` sees the key at `key`.
-    [[nodiscard]] constexpr bool sees(Index query, Index key) const { return key <= query && key >= first_visible(query); }
+    [[nodiscard]] constexpr bool sees(Index query, Index key) const {
+        return key <= query && key >= first_visible(query);
+    }
 };
 
 }  // namespace mistral

@@ -57,11 +57,11 @@ struct KeyValueStore {
 ///   copy_out   a matrix of the device -> one in host memory
 ///   copy_in    the reverse
 template <class D>
-concept Device = std::copyable<D> && requires(const D& device, typename D::Workspace& workspace,
-                                              MatrixView<const float> x, MatrixView<float> out,
-                                              MatrixView<bfloat16> cached, KeyValueStore<bfloat16> store,
-                                              const typename D::template Matrix<bfloat16>& weights,
-                                              const typename D::template Matrix<float>& vector, const Ring& ring) {
+concept Device = std::copyable<D> &&
+    requires(const D& device, typename D::Workspace& workspace, MatrixView<const float> x, MatrixView<float> out,
+             MatrixView<bfloat16> cached, KeyValueStore<bfloat16> store,
+             const typename D::template Matrix<bfloat16>& weights, const typename D::template Matrix<float>& vector,
+             const Ring& ring) {
     typename D::template Buffer<bfloat16>;
     { device.matrix(HostMatrix<bfloat16>{}) } -> std::same_as<typename D::template Matrix<bfloat16>>;
     device.embed(std::span<const Token>{}, weights, out);

@@ -64,8 +64,8 @@ class MistralModel {
     [[nodiscard]] const Config& config() const { return config_; }
     [[nodiscard]] const D& device() const { return device_; }
 
-    /// Runs `tokens` at the positions from state.position() on. logits [n, vocab_size], with n <= tokens, receives those
-    /// of the last n tokens; with n = 0 none are computed. Throws Error for a token outside the vocabulary, wrong
+    /// Runs `tokens` at the positions from state.position() on. logits [n, vocab_size], with n <= tokens, receives
+    /// those of the last n tokens; with n = 0 none are computed. Throws Error for a token outside the vocabulary, wrong
     /// shapes and a full context, before anything is changed.
     template <class C>
     void forward(std::span<const Token> tokens, State<C>& state, MatrixView<A> logits) const {

@@ -88,8 +88,8 @@ class RollingKVCache {
     /// keys, values [tokens, kv_heads * head_dim] of the next positions. Of more than `capacity` the newest are kept.
     /// Throws Error where there is no room for them.
     void append(MatrixView<const C> keys, MatrixView<const C> values) {
-        require(keys.cols() == row_size() && values.cols() == row_size() && keys.rows() == values.rows(),
-                "keys [", keys.rows(), ", ", keys.cols(), "] and values [", values.rows(), ", ", values.cols(),
+        require(keys.cols() == row_size() && values.cols() == row_size() && keys.rows() == values.rows(), "keys [",
+                keys.rows(), ", ", keys.cols(), "] and values [", values.rows(), ", ", values.cols(),
                 "] were appended, expected rows of ", row_size(), " elements");
         require_room_for(keys.rows());
         device_.append(keys, values, ring_,

@@ -51,7 +51,8 @@ class SequenceState {
     }
 
     [[nodiscard]] bool has_room_for(Index tokens) const {
-        return std::all_of(caches_.begin(), caches_.end(), [=](const Cache& cache) { return cache.has_room_for(tokens); });
+        return std::all_of(caches_.begin(), caches_.end(),
+                           [=](const Cache& cache) { return cache.has_room_for(tokens); });
     }
 
     [[nodiscard]] bool can_rewind_to(Index position) const {
@@ -106,7 +107,7 @@ class SequenceState {
     /// What a saved cache begins with: its extent, then what must agree.
     static constexpr std::size_t geometry_size = 6;
     static std::array<Index, geometry_size> geometry(const Cache& cache) {
-        return {cache.first_resident(), cache.next_position(),     cache.capacity(),
+        return {cache.first_resident(), cache.next_position(),  cache.capacity(),
                 cache.shape().kv_heads, cache.shape().head_dim, static_cast<Index>(sizeof(C))};
     }
 
@@ -115,9 +116,9 @@ class SequenceState {
         std::array<Index, geometry_size> saved;
         read(in, saved.data(), saved.size());
         for (std::size_t i = 2; i < geometry_size; ++i)
-            require(saved[i] == expected[i], "a saved cache has ", saved[2], " slots, ", saved[3], " heads of ", saved[4],
-                    " elements of ", saved[5], " bytes, expected ", expected[2], ", ", expected[3], ", ", expected[4],
-                    ", ", expected[5]);
+            require(saved[i] == expected[i], "a saved cache has ", saved[2], " slots, ", saved[3], " heads of ",
+                    saved[4], " elements of ", saved[5], " bytes, expected ", expected[2], ", ", expected[3], ", ",
+                    expected[4], ", ", expected[5]);
         cache.reset(saved[0], saved[1]);
         cache.for_each_segment([&](MatrixView<C> segment) {
             std::vector<C> host(static_cast<std::size_t>(segment.rows() * segment.cols()));

@@ -38,7 +38,7 @@ class SlidingWindowAttention {
     /// they are used, and appended after: the queries of a chunk see what its end overwrites.
     /// Throws Error for wrong shapes, a cache of another geometry or a smaller window, or a full context.
     template <class C, Shape cache_fixed>
-        requires std::same_as<Activation<C>, A>
+    requires std::same_as<Activation<C>, A>
     void forward(MatrixView<const A> queries, MatrixView<const A> keys, MatrixView<const A> values,
                  RollingKVCache<C, D, cache_fixed>& cache, MatrixView<A> out, typename D::Workspace& workspace) const {
         check(queries, keys, values, cache, out);

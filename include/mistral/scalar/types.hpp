@@ -15,7 +15,8 @@ using bfloat16 = Eigen::bfloat16;  ///< the upper half of a binary32
 
 /// The element types of weights.
 template <class T>
-concept Scalar = std::same_as<T, double> || std::same_as<T, float> || std::same_as<T, half> || std::same_as<T, bfloat16>;
+concept Scalar =
+    std::same_as<T, double> || std::same_as<T, float> || std::same_as<T, half> || std::same_as<T, bfloat16>;
 
 template <class T>
 struct ScalarTraits;
