@@ -47,26 +47,29 @@ template <class A>
     return largest + std::log(sum);
 }
 
+/// Adds `next` to a heap of the `count` best elements so far, with the worst of them in front, unless it is worse.
+template <class T, class Better>
+void keep_best(std::vector<T>& heap, const T& next, Index count, Better better) {
+    if (static_cast<Index>(heap.size()) == count) {
+        if (!better(next, heap.front())) return;
+        std::pop_heap(heap.begin(), heap.end(), better);
+        heap.pop_back();
+    }
+    heap.push_back(next);
+    std::push_heap(heap.begin(), heap.end(), better);
+}
+
 /// Fills `best` with the `count` most likely tokens, the most likely first, equal ones in the order of their ids, and
 /// fewer where the vocabulary is smaller. Allocates nothing once `best` has room for them.
 template <class A>
 void most_likely(std::span<const A> logits, double log_sum, Index count, std::vector<TokenLogprob>& best) {
-    // A heap of the best so far with the worst of them in front.
     const auto more_likely = [](const TokenLogprob& a, const TokenLogprob& b) {
         return a.logprob > b.logprob || (a.logprob == b.logprob && a.token < b.token);
     };
     best.clear();
     if (count == 0) return;
-    for (std::size_t i = 0; i < logits.size(); ++i) {
-        const TokenLogprob next{static_cast<Token>(i), static_cast<double>(logits[i]) - log_sum};
-        if (best.size() == static_cast<std::size_t>(count)) {
-            if (!more_likely(next, best.front())) continue;
-            std::pop_heap(best.begin(), best.end(), more_likely);
-            best.pop_back();
-        }
-        best.push_back(next);
-        std::push_heap(best.begin(), best.end(), more_likely);
-    }
+    for (std::size_t i = 0; i < logits.size(); ++i)
+        keep_best(best, {static_cast<Token>(i), static_cast<double>(logits[i]) - log_sum}, count, more_likely);
     std::sort_heap(best.begin(), best.end(), more_likely);
 }
 

@@ -122,21 +122,13 @@ class Sampler {
         return keep_head(mass, largest);
     }
 
-    /// The `top_k` most likely tokens in order, by a heap of the best so far with the worst in front.
+    /// The `top_k` most likely tokens in order.
     void keep_top_k(float largest) {
         const auto better = [](const Candidate& a, const Candidate& b) { return b < a; };
         candidates_.clear();
         candidates_.reserve(logits_.size());
-        for (std::size_t i = 0; i < logits_.size(); ++i) {
-            const Candidate next{logits_[i], static_cast<Token>(i)};
-            if (static_cast<Index>(candidates_.size()) == options_.top_k) {
-                if (!better(next, candidates_.front())) continue;
-                std::pop_heap(candidates_.begin(), candidates_.end(), better);
-                candidates_.pop_back();
-            }
-            candidates_.push_back(next);
-            std::push_heap(candidates_.begin(), candidates_.end(), better);
-        }
+        for (std::size_t i = 0; i < logits_.size(); ++i)
+            keep_best(candidates_, {logits_[i], static_cast<Token>(i)}, options_.top_k, better);
         std::sort_heap(candidates_.begin(), candidates_.end(), better);
         for (const Candidate& candidate : candidates_)
             kept_.push_back({candidate.token, weight(candidate.logit, largest)});
