@@ -243,6 +243,39 @@ TEST_CASE("the last logits depend on exactly layers * (window - 1) + 1 tokens") 
     }
 }
 
+TEST_CASE("token 200 000 comes from its receptive field alone, at its own positions, in memory that has not grown") {
+    const Config config{.layers = 2,
+                        .hidden_size = 8,
+                        .intermediate_size = 8,
+                        .query_heads = 2,
+                        .kv_heads = 1,
+                        .head_dim = 4,
+                        .vocab_size = 20,
+                        .max_positions = 64,
+                        .rope_theta = 1e4,
+                        .norm_eps = 1e-5,
+                        .windows = {5}};
+    const auto model = plain::Mistral(config, 3).model<float>(Cpu(1));
+    const auto tokens = plain::Random(4).tokens(200'000, config.vocab_size);
+    std::vector<float> expected(20), replayed(20);
+    MistralModel<float>::State<float> state(model.device(), config);
+    const Index bytes = state.bytes();
+    const std::span<const Token> all(tokens);
+    for (std::size_t t = 0; t < tokens.size(); t += 1000) {
+        model.forward<float>(all.subspan(t, 1000), state, {expected.data(), 1, 20});
+        REQUIRE(state.bytes() == bytes);
+    }
+    const std::size_t reach = 2 * (5 - 1) + 1;
+    const auto replay = [&](std::size_t count) {
+        const auto first = static_cast<Index>(tokens.size() - count);
+        for (Index layer = 0; layer < config.layers; ++layer) state.cache(layer).reset(first, first);
+        model.forward<float>(all.last(count), state, {replayed.data(), 1, 20});
+        return same_bits(replayed, expected);
+    };
+    CHECK(replay(reach));
+    CHECK_FALSE(replay(reach - 1));
+}
+
 TEST_CASE("the bundled model's likelihood of Shakespeare is the reference's") {
     const auto golden = nlohmann::json::parse(std::ifstream(MISTRAL_TEST_DATA "/reference/shakespeare.json"));
     const std::vector<Token> tokens = golden.at("tokens");
