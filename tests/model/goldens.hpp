@@ -1,5 +1,6 @@
 #pragma once
 
+#include <doctest/doctest.h>
 #include <nlohmann/json.hpp>
 
 #include <cmath>
@@ -76,6 +77,13 @@ inline Index window_of(const nlohmann::json& component) {
     return component.at("window").is_null() ? mistral::no_window : component.at("window").get<Index>();
 }
 
+inline mistral::Shape shape_of(const nlohmann::json& component) {
+    return {.window = window_of(component),
+            .query_heads = component.at("query_heads"),
+            .kv_heads = component.at("kv_heads"),
+            .head_dim = component.at("head_dim")};
+}
+
 /// The largest difference of two matrices over the largest element expected; infinite where one is not finite.
 template <class A>
 double relative_difference(mistral::MatrixView<const A> found, const plain::Matrix& expected) {
@@ -95,5 +103,13 @@ double relative_difference(mistral::MatrixView<const A> found, const plain::Matr
 /// arithmetic: a few dozen roundings of 1e-16 or 6e-8.
 template <class A>
 inline constexpr double component_tolerance = sizeof(A) == 8 ? 1e-12 : 3e-6;
+
+/// Checks a component's result against transformers in float64, with its casts to float32 lifted, and in float32, as it
+/// comes: that is within 3.4e-7 of the former, so that floats are close to both, and doubles no closer than floats.
+template <class A>
+void check_component(const File& file, const std::string& name, mistral::MatrixView<const A> found) {
+    CHECK(relative_difference(found, file.matrix(name + "out")) < component_tolerance<A>);
+    CHECK(relative_difference(found, file.matrix(name + "out_f32")) < component_tolerance<float>);
+}
 
 }  // namespace goldens

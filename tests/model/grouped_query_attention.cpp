@@ -20,22 +20,16 @@ AttentionWeights<S, Cpu> weights_of(const goldens::File& file, const std::string
             .output = file.matrix(name + "o_proj.weight").host<S>()};
 }
 
-Shape shape_of(const nlohmann::json& component) {
-    return {.window = goldens::window_of(component),
-            .query_heads = component.at("query_heads"),
-            .kv_heads = component.at("kv_heads"),
-            .head_dim = component.at("head_dim")};
-}
-
 }  // namespace
 
-TEST_CASE_TEMPLATE("the layer agrees with transformers in float64, in chunks too", S, double, float, half, bfloat16) {
+TEST_CASE_TEMPLATE("the layer agrees with transformers, in float64 and as it comes, in chunks too", S, double, float,
+                   half, bfloat16) {
     using A = Activation<S>;
     const auto file = goldens::components();
     const Cpu device(2);
     goldens::for_each_component("attention", [&](const nlohmann::json& component, const std::string& name) {
         CAPTURE(name);
-        const Shape shape = shape_of(component);
+        const Shape shape = goldens::shape_of(component);
         const RotaryEmbedding<S, Cpu> rotary(device, shape.head_dim, component.at("theta"), RotaryPairing::halves);
         const GroupedQueryAttention<S, Cpu> layer(device, weights_of<S>(file, name), rotary, shape);
         const auto x = file.matrix(name + "x");
@@ -48,8 +42,7 @@ TEST_CASE_TEMPLATE("the layer agrees with transformers in float64, in chunks too
                 const Index n = std::min(chunk, x.rows - t);
                 layer.forward(input.view.middle_rows(t, n), cache, {out.data() + t * x.cols, n, x.cols}, workspace);
             }
-            CHECK(goldens::relative_difference<A>({out.data(), x.rows, x.cols}, file.matrix(name + "out")) <
-                  goldens::component_tolerance<A>);
+            goldens::check_component<A>(file, name, {out.data(), x.rows, x.cols});
         }
     });
 }

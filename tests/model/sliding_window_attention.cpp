@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "device/cpu/architectures.hpp"
+#include "goldens.hpp"
 #include "plain_mistral.hpp"
 
 using namespace mistral;
@@ -92,6 +93,40 @@ TEST_CASE_TEMPLATE(
     check_random_shapes<float>(device, 1e-5);
     check_random_shapes<half>(device, 1e-5);
     check_random_shapes<bfloat16>(device, 1e-5);
+}
+
+TEST_CASE_TEMPLATE("the attention agrees with transformers, in float64 and as it comes, in chunks too", A, double,
+                   float) {
+    const auto file = goldens::components();
+    goldens::for_each_component("sliding_window", [&](const nlohmann::json& component, const std::string& name) {
+        CAPTURE(name);
+        const Shape shape = goldens::shape_of(component);
+        const auto queries = file.matrix(name + "queries");
+        for (const Index largest : {Index{1}, Index{4}, queries.rows}) {
+            plain::Random random(1);
+            const auto out =
+                attend_in_chunks<A>(Cpu(2), queries, file.matrix(name + "keys"), file.matrix(name + "values"), shape,
+                                    {.context = queries.rows}, largest, random);
+            goldens::check_component<A>(file, name, {out.data(), queries.rows, queries.cols});
+        }
+    });
+}
+
+TEST_CASE("a fixed shape computes the same bits as the same numbers at run time") {
+    constexpr Shape fixed{.window = 3, .query_heads = 4, .kv_heads = 2, .head_dim = 8};
+    const Cpu device(1);
+    const SlidingWindowAttention<float, Cpu, fixed> attention(device);
+    RollingKVCache<float, Cpu, fixed> cache(device);
+    Cpu::Workspace workspace;
+    plain::Random random(1);
+    const auto queries = random.matrix(11, 32, 2.0), keys = random.matrix(11, 16, 1.0),
+               values = random.matrix(11, 16, 1.0);
+    const auto q = numbers<float>(queries), k = numbers<float>(keys), v = numbers<float>(values);
+    std::vector<float> out(q.size());
+    attention.forward({q.data(), 11, 32}, {k.data(), 11, 16}, {v.data(), 11, 16}, cache, {out.data(), 11, 32},
+                      workspace);
+    CHECK(attention.shape() == fixed);
+    CHECK(out == attend_in_chunks<float>(device, queries, keys, values, fixed, {}, 4, random));
 }
 
 TEST_CASE("scores far beyond exp's range give the softmax they should") {

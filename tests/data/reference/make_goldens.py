@@ -8,17 +8,18 @@
 What it writes:
     <name>/            a small random checkpoint, and logits.safetensors: tokens [n] I64, logits_f64 and logits_f32 [n, vocab]
     goldens.json       the list of those, with the differences that torch's own shorter types show
-    components.*       inputs, weights and outputs of single modules in float64
+    components.*       inputs, weights and outputs of single modules: out in float64, out_f32 in float32
     shakespeare.json   likelihood of shakespeare_excerpt.txt and a greedy continuation, for the bundled model
 
-logits_f64 is transformers in float64 with its casts to float32 lifted (norm, softmax, rotary cosine and sine), except that
-the rotary frequency and angle stay float32 values, since they define what the models were trained with. logits_f32 is
-transformers as it comes, in float32. Both come from eager attention.
+logits_f64 and out are transformers in float64 with its casts to float32 lifted (norm, softmax, rotary cosine and sine),
+except that the rotary frequency and angle stay float32 values, since they define what the models were trained with.
+logits_f32 and out_f32 are transformers as it comes, in float32, none of it replaced. All come from eager attention.
 
 Values stored as BF16 are exact in F16 too, so the same numbers can be loaded as any type.
 """
 import argparse
 import contextlib
+import copy
 import json
 import math
 import os
@@ -26,6 +27,7 @@ import pathlib
 import platform
 import shutil
 import tempfile
+import types
 import zlib
 from dataclasses import dataclass
 
@@ -288,7 +290,7 @@ def make_case(c: Case) -> dict:
 
 @torch.no_grad()
 def make_components() -> None:
-    """Single modules in float64; inputs and weights are exact in BF16 and F16."""
+    """Single modules in float64, and in float32 as they come; inputs and weights are exact in BF16 and F16."""
     generator = torch.Generator().manual_seed(20)
     tensors, manifest = {}, []
 
@@ -300,32 +302,44 @@ def make_components() -> None:
             p.data = random(*p.shape, scale=1.3 / math.sqrt(p.shape[1])) if p.dim() == 2 else random(*p.shape, scale=0.3, shift=1)
         return module
 
-    def record(kind, parameters, module=None, **values):
+    def record(kind, parameters, compute, module=None, **inputs):
+        """Stores compute(module, *inputs) in both types; arrays [1, tokens, size] lose the first dimension."""
         name = f"{kind}_{sum(m['kind'] == kind for m in manifest)}"
-        weights = dict(module.named_parameters()) if module is not None else {}
-        for key, value in {**values, **weights}.items():
-            tensors[f"{name}.{key}"] = value.detach().contiguous().clone()
+        with casts_lifted():
+            out = compute(module, *inputs.values())
+        out_f32 = compute(copy.deepcopy(module).float() if module else None, *(x.float() for x in inputs.values()))
+        assert out.dtype == torch.float64 and out_f32.dtype == torch.float32
+        weights = dict(module.named_parameters()) if module else {}
+        for key, value in {**inputs, "out": out, "out_f32": out_f32, **weights}.items():
+            tensors[f"{name}.{key}"] = value.detach().reshape(value.shape[-2:]).contiguous().clone()
         manifest.append(dict(name=name, kind=kind, **parameters))
 
     for tokens, size, eps, scale in ((1, 5, 1e-5, 1.0), (3, 40, 1e-5, 0.004), (4, 72, 1e-6, 0.002), (2, 64, 1e-6, 500.0)):
         norm, x = fill(modeling_mistral.MistralRMSNorm(size, eps)), random(tokens, size, scale=scale)
-        record("rms_norm", dict(eps=eps), norm, x=x, out=norm(x))
+        record("rms_norm", dict(eps=eps), lambda norm, x: norm(x), norm, x=x)
 
     for first, tokens, heads, head_dim, theta in ((0, 5, 2, 16, 1e4), (7, 3, 1, 8, 1e6), (4095, 3, 3, 24, 1e4),
                                                   (32766, 2, 1, 64, 1e6), (131070, 2, 2, 128, 1e6), (1000000, 2, 1, 128, 1e4)):
         config = MistralConfig(head_dim=head_dim, rope_parameters={"rope_type": "default", "rope_theta": theta})
         rotary = modeling_mistral.MistralRotaryEmbedding(config)
         assert np.array_equal(rotary.inv_freq.numpy(), numpy_mistral.frequencies(head_dim, theta))
-        x = random(tokens, heads * head_dim)
-        cos, sin = rotary(x, torch.arange(first, first + tokens)[None])
-        q = x.view(1, tokens, heads, head_dim).transpose(1, 2)
-        out, _ = modeling_mistral.apply_rotary_pos_emb(q, q, cos, sin)
-        record("rotary", dict(first_position=first, heads=heads, head_dim=head_dim, theta=theta),
-               x=x, out=out.transpose(1, 2).reshape(tokens, -1), frequencies=rotary.inv_freq)
+
+        def rotate(_, x):
+            cos, sin = rotary(x, torch.arange(first, first + tokens)[None])
+            q = x.view(1, tokens, heads, head_dim).transpose(1, 2)
+            return modeling_mistral.apply_rotary_pos_emb(q, q, cos, sin)[0].transpose(1, 2).reshape(tokens, -1)
+
+        record("rotary", dict(first_position=first, heads=heads, head_dim=head_dim, theta=theta), rotate,
+               x=random(tokens, heads * head_dim))
+        tensors[f"{manifest[-1]['name']}.frequencies"] = rotary.inv_freq.clone()
 
     for hidden, inner, tokens in ((8, 12, 1), (40, 50, 3), (24, 7, 5)):
         mlp, x = fill(modeling_mistral.MistralMLP(MistralConfig(hidden_size=hidden, intermediate_size=inner))), random(tokens, hidden)
-        record("feed_forward", dict(), mlp, x=x, out=mlp(x))
+        record("feed_forward", dict(), lambda mlp, x: mlp(x), mlp, x=x)
+
+    def mask_of(config, x, positions):
+        make_mask = create_causal_mask if config.sliding_window is None else create_sliding_window_causal_mask
+        return make_mask(config=config, inputs_embeds=x, attention_mask=None, past_key_values=None, position_ids=positions)
 
     for kind, hidden, inner, heads, kv_heads, head_dim, window, theta, tokens in (
             ("attention", 24, 1, 4, 2, 8, 3, 1e4, 11), ("attention", 20, 1, 4, 1, 8, 1, 1e4, 4),
@@ -338,14 +352,28 @@ def make_components() -> None:
             attn_implementation="eager")
         whole = kind == "block"
         module = fill((modeling_mistral.MistralDecoderLayer if whole else modeling_mistral.MistralAttention)(config, 0))
-        x = random(1, tokens, hidden)
         positions = torch.arange(tokens)[None]
-        make_mask = create_causal_mask if window is None else create_sliding_window_causal_mask
-        mask = make_mask(config=config, inputs_embeds=x, attention_mask=None, past_key_values=None, position_ids=positions)
-        angles = modeling_mistral.MistralRotaryEmbedding(config)(x, positions)
-        out = module(x, position_embeddings=angles, attention_mask=mask)
+
+        def run_layer(module, x):
+            angles = modeling_mistral.MistralRotaryEmbedding(config)(x, positions)
+            out = module(x, position_embeddings=angles, attention_mask=mask_of(config, x, positions))
+            return out if whole else out[0]
+
         parameters = dict(query_heads=heads, kv_heads=kv_heads, head_dim=head_dim, window=window, theta=theta)
-        record(kind, parameters | (dict(eps=1e-5) if whole else {}), module, x=x[0], out=(out if whole else out[0])[0])
+        record(kind, parameters | (dict(eps=1e-5) if whole else {}), run_layer, module, x=random(1, tokens, hidden))
+
+    for heads, kv_heads, head_dim, window, tokens in ((4, 2, 8, 3, 14), (3, 1, 64, 5, 23), (2, 2, 16, 1, 4), (6, 2, 24, None, 9)):
+        config = MistralConfig(sliding_window=window, attn_implementation="eager")
+        layer = types.SimpleNamespace(num_key_value_groups=heads // kv_heads, training=False)
+
+        def attend(_, queries, keys, values):
+            mask = mask_of(config, queries[None], torch.arange(tokens)[None])
+            q, k, v = (x.view(1, tokens, -1, head_dim).transpose(1, 2) for x in (queries, keys, values))
+            return modeling_mistral.eager_attention_forward(layer, q, k, v, mask, scaling=head_dim**-0.5)[0].reshape(tokens, -1)
+
+        record("sliding_window", dict(query_heads=heads, kv_heads=kv_heads, head_dim=head_dim, window=window), attend,
+               queries=random(tokens, heads * head_dim, scale=2.0), keys=random(tokens, kv_heads * head_dim),
+               values=random(tokens, kv_heads * head_dim))
 
     st.save_file(tensors, HERE / "components.safetensors")
     write_json(HERE / "components.json", manifest)
@@ -430,8 +458,7 @@ def main() -> None:
     if arguments.check:
         return check(arguments.shakespeare)
     configs = [make_case(c) for c in CASES]
-    with casts_lifted():
-        make_components()
+    make_components()
     make_shakespeare(arguments.shakespeare)
     write_json(HERE / "goldens.json", dict(
         made_with=dict(python=platform.python_version(), torch=torch.__version__, transformers=transformers.__version__,
