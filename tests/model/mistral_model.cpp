@@ -328,8 +328,71 @@ TEST_CASE("bad tokens, states and shapes are refused before anything is changed"
     CHECK_THROWS_WITH_AS(forward({1, 2, 3, 4, 5, 6}, 1, vocab),
                          "the context of 5 positions is full: 0 are taken and 6 more were given", Error);
     CHECK(state.position() == 0);
+    CHECK(state.cache(0).next_position() == 0);
     forward({1, 2, 3}, 0, 0);
     CHECK(state.position() == 3);
     forward({}, 0, 0);
     CHECK(state.position() == 3);
+}
+
+TEST_CASE("a state of another config is refused before any of its layers is changed") {
+    const auto config_of = [](std::vector<Index> windows) {
+        return Config{.layers = 2,
+                      .hidden_size = 8,
+                      .intermediate_size = 8,
+                      .query_heads = 4,
+                      .kv_heads = 2,
+                      .head_dim = 4,
+                      .vocab_size = 20,
+                      .max_positions = 64,
+                      .rope_theta = 1e4,
+                      .norm_eps = 1e-5,
+                      .windows = std::move(windows)};
+    };
+    const auto model = plain::Mistral(config_of({8, 8}), 1).model<float>(Cpu(1));
+    std::vector<float> logits(20);
+    const auto check = [&](const Config& config, const char* message) {
+        MistralModel<float>::State<float> state(model.device(), config);
+        CHECK_THROWS_WITH_AS(model.forward<float>(std::vector<Token>{1, 2}, state, {logits.data(), 1, 20}), message,
+                             Error);
+        for (Index layer = 0; layer < state.layers(); ++layer) CHECK(state.cache(layer).next_position() == 0);
+    };
+    check(config_of({8, 4}), "layer 1 of the state keeps a window of 4, the model looks back 8");
+    auto other = config_of({8, 8});
+    other.kv_heads = 4;
+    check(other, "layer 0 of the state has 4 heads of 4, the model 2 of 4");
+    other = config_of({8, 8});
+    other.head_dim = 2;
+    check(other, "layer 0 of the state has 2 heads of 2, the model 2 of 4");
+    other = config_of({8, 8});
+    other.layers = 3;
+    check(other, "the state has 3 layers, the model 2");
+}
+
+TEST_CASE("a config without windows, and weights of another width, are refused") {
+    const Config config{.layers = 2,
+                        .hidden_size = 8,
+                        .intermediate_size = 8,
+                        .query_heads = 4,
+                        .kv_heads = 2,
+                        .head_dim = 4,
+                        .vocab_size = 20,
+                        .max_positions = 64,
+                        .rope_theta = 1e4,
+                        .norm_eps = 1e-5,
+                        .windows = {4}};
+    const auto make = [](const plain::Mistral& plain) { return plain.model<float>(Cpu(1)); };
+    plain::Mistral plain(config, 1);
+    CHECK_NOTHROW(make(plain));
+    plain.config.windows.clear();
+    CHECK_THROWS_WITH_AS(make(plain), "the config has no windows, expected one or more", Error);
+
+    auto wider = config;
+    wider.hidden_size = 10;
+    plain = plain::Mistral(config, 1);
+    plain.blocks[1] = plain::Mistral(wider, 1).blocks[1];
+    CHECK_THROWS_WITH_AS(make(plain), "the model has a block for rows of 10 elements, expected 8", Error);
+    plain = plain::Mistral(config, 1);
+    plain.norm = plain::Mistral(wider, 1).norm;
+    CHECK_THROWS_WITH_AS(make(plain), "the model has a norm for rows of 10 elements, expected 8", Error);
 }

@@ -120,6 +120,17 @@ TEST_CASE("lying extents in a saved state are refused") {
     }
 }
 
+TEST_CASE("a config without layers or windows is refused") {
+    for (const Index layers : {0, -1}) {
+        Config empty = config;
+        empty.layers = layers;
+        CHECK_THROWS_WITH_AS(State(Cpu(1), empty), doctest::Contains("layers, expected one or more"), Error);
+    }
+    Config windowless = config;
+    windowless.windows.clear();
+    CHECK_THROWS_WITH_AS(State(Cpu(1), windowless), "the config has no windows, expected one or more", Error);
+}
+
 TEST_CASE("bytes add up over layers with windows of their own, and stop growing") {
     const Model model = plain::Mistral(config, 1).model<float>(Cpu(1));
     State state(model.device(), config);

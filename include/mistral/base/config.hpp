@@ -27,7 +27,7 @@ struct Config {
     double norm_eps = 0;      ///< added to the mean square in RMSNorm
     bool tied_embeddings = false;
     RotaryPairing rotary_pairing = RotaryPairing::halves;
-    std::vector<Index> windows{no_window};  ///< one per layer, repeated from the start when layers outnumber them
+    std::vector<Index> windows{no_window};  ///< one per layer, one at least; repeated where layers outnumber them
     Token bos_token = 1;                    ///< begins a sequence; -1 where the checkpoint names none
     std::vector<Token> eos_tokens{2};       ///< each ends a generation
 

@@ -38,6 +38,8 @@ class FeedForward {
         down_.forward(gate, out, workspace, update);
     }
 
+    [[nodiscard]] Index hidden_size() const { return gate_.inputs(); }
+
   private:
     D device_;
     Linear<S, D> gate_;  // [intermediate_size, hidden_size]

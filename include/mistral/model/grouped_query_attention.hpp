@@ -38,6 +38,7 @@ class GroupedQueryAttention {
     }
 
     [[nodiscard]] const Shape& shape() const { return attention_.shape(); }
+    [[nodiscard]] Index hidden_size() const { return query_.inputs(); }
 
     /// x [tokens, hidden_size] of the positions from cache.next_position() on -> out [tokens, hidden_size], assigned or
     /// added; the cache grows by `tokens` positions. Throws Error for wrong shapes or a full context.

@@ -23,8 +23,12 @@ class Linear {
                 weights_.view.rows(), ", ", weights_.view.cols(), "], expected [", outputs, ", ", inputs, "]");
     }
 
+    /// x [tokens, inputs] -> out [tokens, outputs], assigned or added. Throws Error for wrong shapes.
     void forward(MatrixView<const A> x, MatrixView<A> out, typename D::Workspace& workspace,
                  Update update = Update::assign) const {
+        require(x.cols() == inputs() && out.rows() == x.rows() && out.cols() == outputs(), "a linear map from [",
+                x.rows(), ", ", x.cols(), "] to [", out.rows(), ", ", out.cols(), "], expected rows of ", inputs(),
+                " and ", outputs(), " elements");
         device_.multiply(x, weights_, out, update, workspace);
     }
 

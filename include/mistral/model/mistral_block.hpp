@@ -1,6 +1,7 @@
 #pragma once
 
 #include <mistral/base/config.hpp>
+#include <mistral/base/error.hpp>
 #include <mistral/device/device.hpp>
 #include <mistral/fwd.hpp>
 #include <mistral/model/feed_forward.hpp>
@@ -13,7 +14,8 @@
 
 namespace mistral {
 
-/// One decoder layer with its two residual connections: x += attention(norm(x)); x += feed_forward(norm(x)).
+/// One decoder layer with its two residual connections: x += attention(norm(x)); x += feed_forward(norm(x))
+/// (arXiv:2310.06825).
 template <Scalar S, class D, Shape fixed>
 class MistralBlock {
     static_assert(Device<D>);
@@ -21,12 +23,20 @@ class MistralBlock {
   public:
     using A = Activation<S>;
 
+    /// norm_eps is added to the mean square in both norms. Throws Error where weights, rotary embedding and shape
+    /// contradict each other, the shape is incomplete or norm_eps is nonsense.
     MistralBlock(const D& device, BlockWeights<S, D> weights, RotaryEmbedding<S, D> rotary, double norm_eps,
                  const Shape& shape = {})
         : attention_norm_(device, std::move(weights.attention_norm), norm_eps),
           attention_(device, std::move(weights.attention), std::move(rotary), shape),
           feed_forward_norm_(device, std::move(weights.feed_forward_norm), norm_eps),
-          feed_forward_(device, std::move(weights.feed_forward)) {}
+          feed_forward_(device, std::move(weights.feed_forward)) {
+        require(attention_norm_.hidden_size() == hidden_size() && feed_forward_norm_.hidden_size() == hidden_size() &&
+                    feed_forward_.hidden_size() == hidden_size(),
+                "the block's attention has rows of ", hidden_size(), " elements, its norms of ",
+                attention_norm_.hidden_size(), " and ", feed_forward_norm_.hidden_size(),
+                ", its feed-forward layer of ", feed_forward_.hidden_size(), ", expected the same of all");
+    }
 
     /// x [tokens, hidden_size] of the positions from cache.next_position() on, in place.
     /// Throws Error for wrong shapes or a full context.
@@ -41,6 +51,7 @@ class MistralBlock {
     }
 
     [[nodiscard]] const Shape& shape() const { return attention_.shape(); }
+    [[nodiscard]] Index hidden_size() const { return attention_.hidden_size(); }
 
   private:
     RMSNorm<S, D> attention_norm_;

@@ -54,11 +54,15 @@ class MistralModel {
                 config_.vocab_size, ", ", config_.hidden_size, "]");
         require(static_cast<Index>(weights.blocks.size()) == config_.layers, "there are weights of ",
                 weights.blocks.size(), " layers, expected ", config_.layers);
+        require(!config_.windows.empty(), "the config has no windows, expected one or more");
         const RotaryEmbedding<S, D> rotary(device_, config_.head_dim, config_.rope_theta, config_.rotary_pairing);
         blocks_.reserve(weights.blocks.size());
-        for (Index layer = 0; layer < config_.layers; ++layer)
+        for (Index layer = 0; layer < config_.layers; ++layer) {
             blocks_.emplace_back(device_, std::move(weights.blocks[static_cast<std::size_t>(layer)]), rotary,
                                  config_.norm_eps, config_.shape(layer));
+            expect_hidden_size("block", blocks_.back().hidden_size());
+        }
+        expect_hidden_size("norm", norm_.hidden_size());
     }
 
     [[nodiscard]] const Config& config() const { return config_; }
@@ -66,7 +70,7 @@ class MistralModel {
 
     /// Runs `tokens` at the positions from state.position() on. logits [n, vocab_size], with n <= tokens, receives
     /// those of the last n tokens; with n = 0 none are computed. Throws Error for a token outside the vocabulary, wrong
-    /// shapes and a full context, before anything is changed.
+    /// shapes, a state of another geometry or with smaller windows, and a full context, before anything is changed.
     template <class C>
     void forward(std::span<const Token> tokens, State<C>& state, MatrixView<A> logits) const {
         check(tokens, state, logits);
@@ -86,6 +90,11 @@ class MistralModel {
     }
 
   private:
+    void expect_hidden_size(const char* part, Index size) const {
+        require(size == config_.hidden_size, "the model has a ", part, " for rows of ", size, " elements, expected ",
+                config_.hidden_size);
+    }
+
     template <class C>
     void check(std::span<const Token> tokens, const State<C>& state, MatrixView<A> logits) const {
         const auto count = static_cast<Index>(tokens.size());
@@ -96,7 +105,16 @@ class MistralModel {
                 config_.layers);
         require(logits.rows() <= count && (logits.rows() == 0 || logits.cols() == config_.vocab_size), "logits are [",
                 logits.rows(), ", ", logits.cols(), "], expected at most [", count, ", ", config_.vocab_size, "]");
-        for (Index layer = 0; layer < config_.layers; ++layer) state.cache(layer).require_room_for(count);
+        for (Index layer = 0; layer < config_.layers; ++layer) {
+            const Shape& held = state.cache(layer).shape();
+            const Shape needed = config_.shape(layer);
+            require(held.kv_heads == needed.kv_heads && held.head_dim == needed.head_dim, "layer ", layer,
+                    " of the state has ", held.kv_heads, " heads of ", held.head_dim, ", the model ", needed.kv_heads,
+                    " of ", needed.head_dim);
+            require(held.window >= needed.window, "layer ", layer, " of the state keeps a window of ", held.window,
+                    ", the model looks back ", needed.window);
+            state.cache(layer).require_room_for(count);
+        }
     }
 
     D device_;

@@ -31,6 +31,8 @@ class RMSNorm {
         device_.rms_norm(x, weight_, eps_, out);
     }
 
+    [[nodiscard]] Index hidden_size() const { return weight_.view.cols(); }
+
   private:
     D device_;
     typename D::template Matrix<A> weight_;

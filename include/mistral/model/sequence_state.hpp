@@ -23,8 +23,11 @@ class SequenceState {
     using Cache = RollingKVCache<C, D, fixed>;
 
     /// Layers without a window hold at most `limits.context` positions; without that limit, as many as the model was
-    /// trained for. Throws Error where a fixed shape contradicts the config.
+    /// trained for. Throws Error where a fixed shape contradicts the config, and for a config without layers or
+    /// windows.
     SequenceState(const D& device, const Config& config, CacheLimits limits = {}) : device_(device) {
+        require(config.layers > 0, "the model has ", config.layers, " layers, expected one or more");
+        require(!config.windows.empty(), "the config has no windows, expected one or more");
         if (limits.context == no_window) limits.context = std::max<Index>(config.max_positions, 1);
         caches_.reserve(static_cast<std::size_t>(config.layers));
         for (Index layer = 0; layer < config.layers; ++layer) {
@@ -32,7 +35,6 @@ class SequenceState {
             caches_.emplace_back(device, config.shape(layer),
                                  CacheLimits{.context = rolls ? no_window : limits.context, .rewind = limits.rewind});
         }
-        require(!caches_.empty(), "the model has ", config.layers, " layers, expected one or more");
     }
 
     SequenceState(const SequenceState& other) : device_(other.device_), caches_(other.caches_) {}
