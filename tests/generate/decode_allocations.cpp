@@ -128,6 +128,35 @@ TEST_CASE("a decode step after the first allocates nothing, however the token is
         }
 }
 
+TEST_CASE("200 000 decode steps allocate nothing after the first, and scratch memory stays as it is") {
+    constexpr Index steps = counts ? 200'000 : 1'000;
+    auto config = tiny::config({5});
+    config.layers = 1;
+    const auto model = tiny::model<float>(config, Cpu(1));
+    Session session(model);
+    auto generation = session.generate(tiny::tokens(8), {.max_tokens = steps + 2, .ignore_eos = true});
+    REQUIRE(generation.next());  // the prompt
+    REQUIRE(generation.next());  // the first decode step
+    long before = allocations;
+    while (generation.next()) continue;
+    CHECK(generation.generated() == steps + 2);
+    CHECK(allocations == before);
+
+    // The session's scratch memory is the model's state's.
+    MistralModel<float>::State<float> state(model.device(), config);
+    std::vector<float> logits(static_cast<std::size_t>(config.vocab_size));
+    const auto step = [&](Token token) {
+        model.forward<float>({&token, 1}, state, {logits.data(), 1, config.vocab_size});
+    };
+    step(3);
+    before = allocations;
+    const Index bytes = state.workspace().bytes();
+    for (Index i = 0; i < steps; ++i) step(static_cast<Token>(i % config.vocab_size));
+    CHECK(state.workspace().bytes() == bytes);
+    CHECK(allocations == before);
+    CHECK(bytes > 0);
+}
+
 TEST_CASE("a session stays usable whichever allocation fails") {
     auto config = tiny::config({5, no_window});
     config.intermediate_size = 1000;  // takes scratch memory after the first cache has been written
