@@ -261,6 +261,35 @@ TEST_CASE("what can be rewound to is what the first position says") {
         }
 }
 
+namespace {
+
+/// Counts what is copied into its memory, in bytes.
+struct CountingCpu : Cpu {
+    using Cpu::Cpu;
+
+    template <class T>
+    void copy_in(MatrixView<const T> from, MatrixView<T> to) const {
+        *copied += from.rows() * from.cols() * static_cast<Index>(sizeof(T));
+        Cpu::copy_in(from, to);
+    }
+
+    std::shared_ptr<Index> copied = std::make_shared<Index>(0);
+};
+
+}  // namespace
+
+TEST_CASE("a fork shares the model and copies what the caches hold, however large they are") {
+    const auto model = tiny::model<float>(tiny::config({4, no_window}), CountingCpu(1));
+    const Session session(model, {.context = 1'000'000});
+    Session used = session.fork();
+    used.append(tiny::tokens(6));
+    const Index& copied = *model.device().copied;
+    CHECK(copied == 0);
+    const auto fork = used.fork();
+    CHECK(&fork.model() == &used.model());
+    CHECK(copied == 2 * 2 * 6 * static_cast<Index>(sizeof(float)) * (4 + 6));
+}
+
 TEST_CASE("a fork and its origin go on independently") {
     const auto model = tiny::model({5, no_window});
     const auto tokens = tiny::tokens(30);

@@ -51,8 +51,8 @@ mistral::HostMatrix<T> matrix(mistral::Random& random, Index rows, Index cols, d
     return {view, std::move(owner)};
 }
 
-template <mistral::Scalar S>
-mistral::MistralModel<S> model(const mistral::Config& config, const mistral::Cpu& device, std::uint64_t seed = 1) {
+template <mistral::Scalar S, class D = mistral::Cpu>
+mistral::MistralModel<S, D> model(const mistral::Config& config, const D& device, std::uint64_t seed = 1) {
     using A = mistral::Activation<S>;
     mistral::Random random(seed);
     const auto map = [&](Index outputs, Index inputs) {
@@ -62,7 +62,7 @@ mistral::MistralModel<S> model(const mistral::Config& config, const mistral::Cpu
     const Index queries = config.query_heads * config.head_dim;
     const Index keys = config.kv_heads * config.head_dim;
     const Index hidden = config.hidden_size;
-    mistral::ModelWeights<S, mistral::Cpu> weights;
+    mistral::ModelWeights<S, D> weights;
     weights.embedding = matrix<S>(random, config.vocab_size, hidden, 1);
     weights.norm = norm();
     weights.output = map(config.vocab_size, hidden);

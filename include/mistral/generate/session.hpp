@@ -74,7 +74,10 @@ class Session {
           history_(std::max(tokens_kept(), options.chunk)),
           logits_(static_cast<std::size_t>(model_->config().vocab_size)) {}
 
-    /// An independent session with the same past. Copies what the caches hold; the model is shared.
+    /// An independent session with the same past, over the same model. It copies what the caches hold, which is
+    /// 2 * kv_heads * head_dim * sizeof(C) bytes per layer and resident position, and the newest tokens and logits. It
+    /// takes cache_bytes() of address space, of which memory becomes physical as it is written, and scratch memory of
+    /// its own with its first computation.
     [[nodiscard]] Session fork() const { return *this; }
 
     [[nodiscard]] const Model& model() const { return *model_; }
