@@ -76,7 +76,7 @@ TEST_CASE("the bundled model writes what transformers writes with it, for any ch
             tokens.push_back(token);
         });
         CHECK(tokens == expected);
-        CHECK(difference < 1e-4);
+        CHECK(difference < 2e-5);  // both are float32, in other orders of summation: measured 1.8e-6
     }
     // With a cache in bfloat16 too: the smallest margin between two tokens is 0.03.
     Session session(shakespeare());
