@@ -5,9 +5,8 @@
 
 #include <mistral/base/shape.hpp>
 #include <mistral/base/types.hpp>
+#include <mistral/device/cpu/instruction_set.hpp>
 #include <mistral/scalar/types.hpp>
-
-#include <xsimd/config/xsimd_arch.hpp>
 
 namespace mistral {
 
@@ -19,9 +18,9 @@ template <class T>
 struct HostMatrix;
 
 // device
-template <class Architecture>
+template <class InstructionSet>
 class BasicCpu;
-using Cpu = BasicCpu<xsimd::default_arch>;
+using Cpu = BasicCpu<NativeInstructionSet>;
 
 // model: S is the scalar of weights, C that of caches, D the device, `fixed` what is known of the attention's geometry
 // at compile time

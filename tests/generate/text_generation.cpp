@@ -16,6 +16,8 @@
 
 #include "tiny_model.hpp"
 
+#include "device/cpu/architectures.hpp"
+
 using namespace mistral;
 
 namespace {
@@ -67,8 +69,9 @@ TEST_CASE("the bundled model writes what transformers writes with it, for any ch
         Index chunk;
     };
     for (const Way& way : {Way{1, 512}, Way{2, 1}, Way{3, 2}}) {
-        const auto model = Model::load(MISTRAL_MODELS "/shakespeare", Cpu(way.threads));
-        Session<Model, float> session(model, {.chunk = way.chunk});
+        using FloatModel = MistralModel<bfloat16, FloatCpu>;
+        const auto model = FloatModel::load(MISTRAL_MODELS "/shakespeare", FloatCpu(way.threads));
+        Session<FloatModel, float> session(model, {.chunk = way.chunk});
         std::vector<Token> tokens;
         double difference = 0;
         session.generate(prompt, {.max_tokens = 64}, [&](Token token, const auto& generation) {
@@ -92,10 +95,17 @@ TEST_CASE("the bundled model finds a text as likely as transformers does, far be
     const std::string text{std::istreambuf_iterator<char>(file), {}};
     const auto tokens = tokenizer().encode(text);
     REQUIRE(tokens == reference().at("tokens").get<std::vector<Token>>());
-    Session<Model, float> session(shakespeare());
-    const auto scores = session.score(tokens);
-    CHECK(scores.logprobs.size() == reference().at("predicted").get<std::size_t>());
-    CHECK(std::abs(scores.mean_nll() - reference().at("scores").at("f64").at("mean_nll").get<double>()) < 1e-5);
+    const auto difference = [&](auto&& session) {
+        const auto scores = session.score(tokens);
+        CHECK(scores.logprobs.size() == reference().at("predicted").get<std::size_t>());
+        return std::abs(scores.mean_nll() - reference().at("scores").at("f64").at("mean_nll").get<double>());
+    };
+    using FloatModel = MistralModel<bfloat16, FloatCpu>;
+    const auto model = FloatModel::load(MISTRAL_MODELS "/shakespeare");
+    CHECK(difference(Session<FloatModel, float>(model)) < 1e-5);
+    // Activations rounded to 8 bits, where the processor does so: 5e-5 measured, errors of either sign over 1587
+    // tokens.
+    CHECK(difference(Session(shakespeare())) < 1e-3);
 }
 
 TEST_CASE("a stop string ends the text before it, and what was generated stays in the session") {

@@ -6,6 +6,7 @@
 
 #include <vector>
 
+#include "device/cpu/architectures.hpp"
 #include "goldens.hpp"
 
 using namespace mistral;
@@ -13,7 +14,7 @@ using namespace mistral;
 namespace {
 
 template <Scalar S>
-AttentionWeights<S, Cpu> weights_of(const goldens::File& file, const std::string& name) {
+AttentionWeights<S, FloatCpu> weights_of(const goldens::File& file, const std::string& name) {
     return {.query = file.matrix(name + "q_proj.weight").host<S>(),
             .key = file.matrix(name + "k_proj.weight").host<S>(),
             .value = file.matrix(name + "v_proj.weight").host<S>(),
@@ -26,17 +27,17 @@ TEST_CASE_TEMPLATE("the layer agrees with transformers, in float64 and as it com
                    half, bfloat16) {
     using A = Activation<S>;
     const auto file = goldens::components();
-    const Cpu device(2);
+    const FloatCpu device(2);
     goldens::for_each_component("attention", [&](const nlohmann::json& component, const std::string& name) {
         CAPTURE(name);
         const Shape shape = goldens::shape_of(component);
-        const RotaryEmbedding<S, Cpu> rotary(device, shape.head_dim, component.at("theta"), RotaryPairing::halves);
-        const GroupedQueryAttention<S, Cpu> layer(device, weights_of<S>(file, name), rotary, shape);
+        const RotaryEmbedding<S, FloatCpu> rotary(device, shape.head_dim, component.at("theta"), RotaryPairing::halves);
+        const GroupedQueryAttention<S, FloatCpu> layer(device, weights_of<S>(file, name), rotary, shape);
         const auto x = file.matrix(name + "x");
         const auto input = x.host<A>();
         for (const Index chunk : {Index{1}, Index{2}, x.rows}) {
-            RollingKVCache<A, Cpu> cache(device, shape, {.context = x.rows + 1});
-            Cpu::Workspace workspace;
+            RollingKVCache<A, FloatCpu> cache(device, shape, {.context = x.rows + 1});
+            FloatCpu::Workspace workspace;
             std::vector<A> out(x.values.size());
             for (Index t = 0; t < x.rows; t += chunk) {
                 const Index n = std::min(chunk, x.rows - t);
@@ -50,11 +51,11 @@ TEST_CASE_TEMPLATE("the layer agrees with transformers, in float64 and as it com
 TEST_CASE("a fixed shape computes what the same numbers at run time do") {
     constexpr Shape fixed{.window = 3, .query_heads = 4, .kv_heads = 2, .head_dim = 8};
     const auto file = goldens::components();
-    const Cpu device(1);
-    const RotaryEmbedding<float, Cpu> rotary(device, 8, 1e4, RotaryPairing::halves);
-    const GroupedQueryAttention<float, Cpu, fixed> layer(device, weights_of<float>(file, "attention_0."), rotary);
-    RollingKVCache<float, Cpu, fixed> cache(device);
-    Cpu::Workspace workspace;
+    const FloatCpu device(1);
+    const RotaryEmbedding<float, FloatCpu> rotary(device, 8, 1e4, RotaryPairing::halves);
+    const GroupedQueryAttention<float, FloatCpu, fixed> layer(device, weights_of<float>(file, "attention_0."), rotary);
+    RollingKVCache<float, FloatCpu, fixed> cache(device);
+    FloatCpu::Workspace workspace;
     const auto x = file.matrix("attention_0.x");
     const auto input = x.host<float>();
     std::vector<float> out(x.values.size());
@@ -65,10 +66,10 @@ TEST_CASE("a fixed shape computes what the same numbers at run time do") {
 
 TEST_CASE("weights, rotary embedding and shape that contradict each other are refused by name") {
     const auto file = goldens::components();
-    const Cpu device(1);
+    const FloatCpu device(1);
     const auto make = [&](const Shape& shape, Index rotary_dim) {
-        return GroupedQueryAttention<float, Cpu>(device, weights_of<float>(file, "attention_0."),
-                                                 {device, rotary_dim, 1e4, RotaryPairing::halves}, shape);
+        return GroupedQueryAttention<float, FloatCpu>(device, weights_of<float>(file, "attention_0."),
+                                                      {device, rotary_dim, 1e4, RotaryPairing::halves}, shape);
     };
     const Shape right{.window = 3, .query_heads = 4, .kv_heads = 2, .head_dim = 8};
     CHECK_NOTHROW(make(right, 8));

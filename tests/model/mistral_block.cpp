@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "device/cpu/architectures.hpp"
 #include "goldens.hpp"
 
 using namespace mistral;
@@ -16,7 +17,8 @@ namespace {
 
 /// The block of a golden component. Its shape is given at run time, and in the type where `fixed` says so.
 template <Scalar S, Shape fixed = Shape{}>
-MistralBlock<S, Cpu, fixed> block_of(const goldens::File& file, const nlohmann::json& component, const Cpu& device) {
+MistralBlock<S, FloatCpu, fixed> block_of(const goldens::File& file, const nlohmann::json& component,
+                                          const FloatCpu& device) {
     const std::string name = component.at("name").get<std::string>() + ".";
     const auto map = [&](const char* key) { return file.matrix(name + key + ".weight").template host<S>(); };
     const auto norm = [&](const char* key) {
@@ -37,7 +39,7 @@ MistralBlock<S, Cpu, fixed> block_of(const goldens::File& file, const nlohmann::
 /// x [tokens, hidden_size] through the block, `chunk` tokens at a time.
 template <class Block, class Cache>
 std::vector<typename Block::A> run(const Block& block, Cache cache, const plain::Matrix& x, Index chunk) {
-    Cpu::Workspace workspace;
+    FloatCpu::Workspace workspace;
     std::vector<typename Block::A> out(x.values.begin(), x.values.end());
     for (Index t = 0; t < x.rows; t += chunk)
         block.forward({out.data() + t * x.cols, std::min(chunk, x.rows - t), x.cols}, cache, workspace);
@@ -50,13 +52,13 @@ TEST_CASE_TEMPLATE("the block agrees with transformers, in float64 and as it com
                    half, bfloat16) {
     using A = Activation<S>;
     const auto file = goldens::components();
-    const Cpu device(2);
+    const FloatCpu device(2);
     goldens::for_each_component("block", [&](const nlohmann::json& component, const std::string& name) {
         CAPTURE(name);
         const auto block = block_of<S>(file, component, device);
         const auto x = file.matrix(name + "x");
         for (const Index chunk : {Index{1}, Index{3}, x.rows}) {
-            const RollingKVCache<A, Cpu> cache(device, block.shape(), {.context = x.rows});
+            const RollingKVCache<A, FloatCpu> cache(device, block.shape(), {.context = x.rows});
             const auto out = run(block, cache, x, chunk);
             goldens::check_component<A>(file, name, {out.data(), x.rows, x.cols});
         }
@@ -69,13 +71,13 @@ TEST_CASE("parts of different widths are refused by number") {
         return HostMatrix<float>{{numbers.data(), rows, cols}, nullptr};
     };
     const auto make = [&](Index norm, Index other_norm, Index feed_forward) {
-        return MistralBlock<float, Cpu>(
-            Cpu(1),
+        return MistralBlock<float, FloatCpu>(
+            FloatCpu(1),
             {.attention_norm = matrix(1, norm),
              .attention = {matrix(4, 6), matrix(4, 6), matrix(4, 6), matrix(6, 4)},
              .feed_forward_norm = matrix(1, other_norm),
              .feed_forward = {matrix(5, feed_forward), matrix(5, feed_forward), matrix(feed_forward, 5)}},
-            {Cpu(1), 4, 1e4, RotaryPairing::halves}, 1e-5,
+            {FloatCpu(1), 4, 1e4, RotaryPairing::halves}, 1e-5,
             {.window = 3, .query_heads = 1, .kv_heads = 1, .head_dim = 4});
     };
     CHECK(make(6, 6, 6).hidden_size() == 6);
@@ -90,15 +92,16 @@ TEST_CASE("parts of different widths are refused by number") {
 TEST_CASE("a fixed shape computes the same bits as the same numbers at run time, and refuses others") {
     constexpr Shape fixed{.window = 4, .query_heads = 4, .kv_heads = 2, .head_dim = 8};
     const auto file = goldens::components();
-    const Cpu device(1);
+    const FloatCpu device(1);
     int found = 0;
     goldens::for_each_component("block", [&](const nlohmann::json& component, const std::string& name) {
         if (goldens::shape_of(component) == fixed) {
             const auto x = file.matrix(name + "x");
             const auto block = block_of<bfloat16, fixed>(file, component, device);
             CHECK(block.shape() == fixed);
-            CHECK(run(block, RollingKVCache<bfloat16, Cpu, fixed>(device), x, 3) ==
-                  run(block_of<bfloat16>(file, component, device), RollingKVCache<bfloat16, Cpu>(device, fixed), x, 3));
+            CHECK(run(block, RollingKVCache<bfloat16, FloatCpu, fixed>(device), x, 3) ==
+                  run(block_of<bfloat16>(file, component, device), RollingKVCache<bfloat16, FloatCpu>(device, fixed), x,
+                      3));
             ++found;
         } else {
             CHECK_THROWS_AS((block_of<bfloat16, fixed>(file, component, device)), Error);

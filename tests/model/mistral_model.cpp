@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "device/cpu/architectures.hpp"
 #include "goldens.hpp"
 #include "plain_mistral.hpp"
 
@@ -66,7 +67,7 @@ TEST_CASE_TEMPLATE("a model of any shape computes what the paper says, one token
     // latter some forty roundings of 6e-8. The bars leave nine times that and more to other orders of summation.
     using A = Activation<S>;
     const double tolerance = std::same_as<A, double> ? 1e-12 : 2e-5;
-    const Cpu device(2);
+    const FloatCpu device(2);
     const int shapes = 30;
     for (unsigned seed = 0; seed < shapes; ++seed) {
         plain::Random random(seed);
@@ -163,12 +164,12 @@ TEST_CASE("bfloat16 and half weights with a float cache are float arithmetic on 
     for (const Golden& golden : Golden::all()) {
         if (golden.about.at("dtype") == "F32") continue;  // would be rounded
         CAPTURE(golden.directory);
-        const auto wide = logits_of(MistralModel<float>::load(golden.directory), golden.tokens, once);
-        const auto narrow =
-            golden.about.at("dtype") == "F16"
-                ? logits_of<MistralModel<half>, float>(MistralModel<half>::load(golden.directory), golden.tokens, once)
-                : logits_of<MistralModel<bfloat16>, float>(MistralModel<bfloat16>::load(golden.directory),
-                                                           golden.tokens, once);
+        const auto wide = logits_of(MistralModel<float, FloatCpu>::load(golden.directory), golden.tokens, once);
+        const auto narrow = golden.about.at("dtype") == "F16"
+                                ? logits_of<MistralModel<half, FloatCpu>, float>(
+                                      MistralModel<half, FloatCpu>::load(golden.directory), golden.tokens, once)
+                                : logits_of<MistralModel<bfloat16, FloatCpu>, float>(
+                                      MistralModel<bfloat16, FloatCpu>::load(golden.directory), golden.tokens, once);
         double worst = 0;
         for (std::size_t i = 0; i < wide.size(); ++i)
             worst = std::max(worst, static_cast<double>(std::abs(wide[i] - narrow[i])));

@@ -223,10 +223,10 @@ struct Mistral {
     }
 
     /// The same numbers as a model of the library.
-    template <mistral::Scalar S, mistral::Shape fixed = mistral::Shape{}>
-    [[nodiscard]] mistral::MistralModel<S, mistral::Cpu, fixed> model(const mistral::Cpu& device) const {
+    template <mistral::Scalar S, class D>
+    [[nodiscard]] mistral::MistralModel<S, D> model(const D& device) const {
         using A = mistral::Activation<S>;
-        mistral::ModelWeights<S, mistral::Cpu> weights;
+        mistral::ModelWeights<S, D> weights;
         weights.embedding = embedding.host<S>();
         weights.norm = norm.host<A>();
         weights.output = output.host<S>();

@@ -92,7 +92,9 @@ TEST_CASE_TEMPLATE(
     check_random_shapes<double>(device, 1e-13);
     check_random_shapes<float>(device, 1e-5);
     check_random_shapes<half>(device, 1e-5);
-    check_random_shapes<bfloat16>(device, 1e-5);
+    // Queries and weights rounded to 8 bits turn scores of order 10 by up to 2^-9 of that, and the result by as much of
+    // the values, which are up to 4.
+    check_random_shapes<bfloat16>(device, std::same_as<Architecture, Avx512Dot> ? 3e-2 : 1e-5);
 }
 
 TEST_CASE_TEMPLATE("the attention agrees with transformers, in float64 and as it comes, in chunks too", A, double,

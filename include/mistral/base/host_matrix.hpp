@@ -1,6 +1,7 @@
 #pragma once
 
 #include <mistral/base/matrix_view.hpp>
+#include <mistral/base/types.hpp>
 
 #include <memory>
 
@@ -12,6 +13,9 @@ template <class T>
 struct HostMatrix {
     MatrixView<const T> view;
     std::shared_ptr<const void> owner;
+
+    [[nodiscard]] Index rows() const { return view.rows(); }
+    [[nodiscard]] Index cols() const { return view.cols(); }
 };
 
 }  // namespace mistral

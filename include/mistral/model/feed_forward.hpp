@@ -19,7 +19,7 @@ class FeedForward {
     /// hidden_size and intermediate_size are what the gate says. Throws Error where another map contradicts it.
     FeedForward(D device, FeedForwardWeights<S, D> weights)
         : device_(device),
-          gate_(device, weights.gate, weights.gate.view.rows(), weights.gate.view.cols(), "gate"),
+          gate_(device, weights.gate, weights.gate.rows(), weights.gate.cols(), "gate"),
           up_(device, weights.up, gate_.outputs(), gate_.inputs(), "up"),
           down_(device, weights.down, gate_.inputs(), gate_.outputs(), "down") {}
 

@@ -29,7 +29,7 @@ class GroupedQueryAttention {
                           const Shape& shape = {})
         : attention_(device, shape),
           rotary_(std::move(rotary)),
-          query_(device, weights.query, query_size(), weights.query.view.cols(), "query"),
+          query_(device, weights.query, query_size(), weights.query.cols(), "query"),
           key_(device, weights.key, key_size(), query_.inputs(), "key"),
           value_(device, weights.value, key_size(), query_.inputs(), "value"),
           output_(device, weights.output, query_.inputs(), query_size(), "attention output") {

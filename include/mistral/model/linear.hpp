@@ -19,8 +19,8 @@ class Linear {
     /// `name` says in messages which map it is. Throws Error where the weights are not [outputs, inputs].
     Linear(D device, typename D::template Matrix<S> weights, Index outputs, Index inputs, const char* name)
         : device_(std::move(device)), weights_(std::move(weights)) {
-        require(weights_.view.rows() == outputs && weights_.view.cols() == inputs, "the ", name, " weights are [",
-                weights_.view.rows(), ", ", weights_.view.cols(), "], expected [", outputs, ", ", inputs, "]");
+        require(weights_.rows() == outputs && weights_.cols() == inputs, "the ", name, " weights are [",
+                weights_.rows(), ", ", weights_.cols(), "], expected [", outputs, ", ", inputs, "]");
     }
 
     /// x [tokens, inputs] -> out [tokens, outputs], assigned or added. Throws Error for wrong shapes.
@@ -32,8 +32,8 @@ class Linear {
         device_.multiply(x, weights_, out, update, workspace);
     }
 
-    [[nodiscard]] Index inputs() const { return weights_.view.cols(); }
-    [[nodiscard]] Index outputs() const { return weights_.view.rows(); }
+    [[nodiscard]] Index inputs() const { return weights_.cols(); }
+    [[nodiscard]] Index outputs() const { return weights_.rows(); }
 
   private:
     D device_;

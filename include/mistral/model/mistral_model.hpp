@@ -49,8 +49,8 @@ class MistralModel {
           embedding_(std::move(weights.embedding)),
           norm_(device_, std::move(weights.norm), config_.norm_eps),
           output_(device_, std::move(weights.output), config_.vocab_size, config_.hidden_size, "output") {
-        require(embedding_.view.rows() == config_.vocab_size && embedding_.view.cols() == config_.hidden_size,
-                "the embedding is [", embedding_.view.rows(), ", ", embedding_.view.cols(), "], expected [",
+        require(embedding_.rows() == config_.vocab_size && embedding_.cols() == config_.hidden_size,
+                "the embedding is [", embedding_.rows(), ", ", embedding_.cols(), "], expected [",
                 config_.vocab_size, ", ", config_.hidden_size, "]");
         require(static_cast<Index>(weights.blocks.size()) == config_.layers, "there are weights of ",
                 weights.blocks.size(), " layers, expected ", config_.layers);
@@ -119,7 +119,7 @@ class MistralModel {
 
     D device_;
     Config config_;
-    typename D::template Matrix<S> embedding_;  // [vocab_size, hidden_size]
+    typename D::template Matrix<EmbeddingScalar<S>> embedding_;  // [vocab_size, hidden_size]
     std::vector<MistralBlock<S, D, fixed>> blocks_;
     RMSNorm<S, D> norm_;
     Linear<S, D> output_;  // [vocab_size, hidden_size]

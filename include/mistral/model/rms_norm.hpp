@@ -18,20 +18,20 @@ class RMSNorm {
     /// weight [1, hidden_size]. Throws Error for another shape and for an eps that is not in [0, 1).
     RMSNorm(D device, typename D::template Matrix<A> weight, double eps)
         : device_(std::move(device)), weight_(std::move(weight)), eps_(eps) {
-        require(weight_.view.rows() == 1 && weight_.view.cols() > 0, "the norm's weight is [", weight_.view.rows(),
-                ", ", weight_.view.cols(), "], expected [1, hidden_size]");
+        require(weight_.rows() == 1 && weight_.cols() > 0, "the norm's weight is [", weight_.rows(),
+                ", ", weight_.cols(), "], expected [1, hidden_size]");
         require(0 <= eps && eps < 1, "the norm's eps is ", eps, ", expected a number in [0, 1)");
     }
 
     /// x [tokens, hidden_size] -> out [tokens, hidden_size], which may be x. Throws Error for another width.
     void forward(MatrixView<const A> x, MatrixView<A> out) const {
-        require(x.cols() == weight_.view.cols() && out.rows() == x.rows() && out.cols() == x.cols(), "the norm of [",
+        require(x.cols() == weight_.cols() && out.rows() == x.rows() && out.cols() == x.cols(), "the norm of [",
                 x.rows(), ", ", x.cols(), "] into [", out.rows(), ", ", out.cols(), "], expected rows of ",
-                weight_.view.cols(), " elements");
+                weight_.cols(), " elements");
         device_.rms_norm(x, weight_, eps_, out);
     }
 
-    [[nodiscard]] Index hidden_size() const { return weight_.view.cols(); }
+    [[nodiscard]] Index hidden_size() const { return weight_.cols(); }
 
   private:
     D device_;

@@ -35,10 +35,10 @@ struct BlockWeights {
 /// The weights of a whole model.
 template <Scalar S, class D>
 struct ModelWeights {
-    typename D::template Matrix<S> embedding;  ///< [vocab_size, hidden_size]
+    typename D::template Matrix<EmbeddingScalar<S>> embedding;  ///< [vocab_size, hidden_size]
     std::vector<BlockWeights<S, D>> blocks;
     typename D::template Matrix<Activation<S>> norm;  ///< [1, hidden_size]
-    typename D::template Matrix<S> output;            ///< [vocab_size, hidden_size]; the embedding where tied
+    typename D::template Matrix<S> output;            ///< [vocab_size, hidden_size]; that of the embedding where tied
 };
 
 }  // namespace mistral

@@ -13,10 +13,17 @@ namespace mistral {
 using half = Eigen::half;          ///< IEEE 754 binary16
 using bfloat16 = Eigen::bfloat16;  ///< the upper half of a binary32
 
+struct Q8;  ///< integers of 8 bits, 64 of which share a scale: 8.25 bits each (see scalar/quantization.hpp)
+struct Q4;  ///< one of 16 levels each, 64 of which share a scale: 4.25 bits each
+
+/// The element types of weights that are quantised while they are loaded.
+template <class T>
+concept QuantizedScalar = std::same_as<T, Q8> || std::same_as<T, Q4>;
+
 /// The element types of weights.
 template <class T>
-concept Scalar =
-    std::same_as<T, double> || std::same_as<T, float> || std::same_as<T, half> || std::same_as<T, bfloat16>;
+concept Scalar = std::same_as<T, double> || std::same_as<T, float> || std::same_as<T, half> ||
+    std::same_as<T, bfloat16> || QuantizedScalar<T>;
 
 template <class T>
 struct ScalarTraits;
@@ -29,10 +36,15 @@ using Activation = typename ScalarTraits<T>::Activation;
 template <Scalar T>
 using DefaultCacheScalar = typename ScalarTraits<T>::Cache;
 
+/// The type of the embedding's table beside weights of type T: only single rows of it are read.
+template <Scalar T>
+using EmbeddingScalar = typename ScalarTraits<T>::Embedding;
+
 template <>
 struct ScalarTraits<double> {
     using Activation = double;
     using Cache = double;
+    using Embedding = double;
     static constexpr std::string_view name = "double";
 };
 
@@ -40,6 +52,7 @@ template <>
 struct ScalarTraits<float> {
     using Activation = float;
     using Cache = float;
+    using Embedding = float;
     static constexpr std::string_view name = "float";
 };
 
@@ -47,6 +60,7 @@ template <>
 struct ScalarTraits<half> {
     using Activation = float;
     using Cache = half;
+    using Embedding = half;
     static constexpr std::string_view name = "half";
 };
 
@@ -54,7 +68,24 @@ template <>
 struct ScalarTraits<bfloat16> {
     using Activation = float;
     using Cache = bfloat16;
+    using Embedding = bfloat16;
     static constexpr std::string_view name = "bfloat16";
+};
+
+template <>
+struct ScalarTraits<Q8> {
+    using Activation = float;
+    using Cache = bfloat16;
+    using Embedding = bfloat16;
+    static constexpr std::string_view name = "q8";
+};
+
+template <>
+struct ScalarTraits<Q4> {
+    using Activation = float;
+    using Cache = bfloat16;
+    using Embedding = bfloat16;
+    static constexpr std::string_view name = "q4";
 };
 
 }  // namespace mistral

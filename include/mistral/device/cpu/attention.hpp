@@ -19,7 +19,6 @@
 namespace mistral::cpu {
 
 inline constexpr Index keys_per_block = 64;
-inline constexpr Index tokens_per_tile = 8;
 
 /// The attention of a few tokens' query heads that share one key/value head, by one worker. A query below is one head
 /// of one token; C is the cache's scalar.
@@ -29,6 +28,7 @@ class AttentionTile {
     using A = Activation<C>;
     using Vector = Batch<A, Architecture>;
     static constexpr Index vector = lanes<A, Architecture>;
+    static constexpr Index tokens_per_tile = 8;
 
     /// Elements of scratch memory that a worker needs.
     [[nodiscard]] static Index scratch_size(const Shape& shape) {
@@ -190,6 +190,7 @@ void attend(ThreadPool& pool, MatrixView<const Activation<C>> queries, Index pos
     using Tile = AttentionTile<C, Architecture>;
     auto frame = workspace.frame();
     const auto scratch = frame.template matrix<Activation<C>>(pool.threads(), Tile::scratch_size(shape));
+    constexpr Index tokens_per_tile = Tile::tokens_per_tile;
     const Index tiles = (queries.rows() + tokens_per_tile - 1) / tokens_per_tile;
     pool.for_each(shape.kv_heads * tiles, [&](Index worker, Index i) noexcept {
         const Index token = i % tiles * tokens_per_tile;

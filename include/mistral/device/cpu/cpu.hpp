@@ -4,8 +4,11 @@
 #include <mistral/base/host_matrix.hpp>
 #include <mistral/base/workspace.hpp>
 #include <mistral/device/cpu/attention.hpp>
+#include <mistral/device/cpu/attention_avx512_dot.hpp>
 #include <mistral/device/cpu/elementwise.hpp>
 #include <mistral/device/cpu/multiply.hpp>
+#include <mistral/device/cpu/multiply_quantized.hpp>
+#include <mistral/device/cpu/packed_matrix.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
 #include <mistral/device/device.hpp>
@@ -15,6 +18,16 @@
 #include <memory>
 
 namespace mistral {
+
+/// How the processor keeps a matrix: quantised ones in an order of its own, others where they are.
+template <class T>
+struct MatrixOf {
+    using type = HostMatrix<T>;
+};
+template <QuantizedScalar Q>
+struct MatrixOf<Q> {
+    using type = PackedMatrix<Q>;
+};
 
 /// The processor, with a pool of threads that all copies share. `Architecture` is one of xsimd's instruction sets; as
 /// it stands in the type, models compiled for several of them live in one program, each with the compiler flags of its
@@ -27,7 +40,7 @@ class BasicCpu {
     template <class T>
     using Buffer = AlignedBuffer<T>;
     template <class T>
-    using Matrix = HostMatrix<T>;
+    using Matrix = typename MatrixOf<T>::type;
     using Workspace = BasicWorkspace<AlignedBuffer<std::byte>>;
 
     /// Computes on `threads` threads, the caller's included; 0 means one per core. Throws Error for a nonsense number.
@@ -40,9 +53,14 @@ class BasicCpu {
         return weights;
     }
 
+    template <QuantizedScalar Q, class Read>
+    [[nodiscard]] Matrix<Q> quantize(Index rows, Index cols, Read&& read) const {
+        return Matrix<Q>(*pool_, rows, cols, read);
+    }
+
     template <class S>
     void embed(std::span<const Token> tokens, const Matrix<S>& table, MatrixView<Activation<S>> out) const {
-        assert(out.rows() == static_cast<Index>(tokens.size()) && out.cols() == table.view.cols());
+        assert(out.rows() == static_cast<Index>(tokens.size()) && out.cols() == table.cols());
         for (Index t = 0; t < out.rows(); ++t)
             std::transform(table.view.row(tokens[static_cast<std::size_t>(t)]),
                            table.view.row(tokens[static_cast<std::size_t>(t)]) + out.cols(), out.row(t),
@@ -51,7 +69,7 @@ class BasicCpu {
 
     template <class A>
     void rms_norm(MatrixView<const A> x, const Matrix<A>& weight, double eps, MatrixView<A> out) const {
-        assert(weight.view.cols() == x.cols() && out.rows() == x.rows() && out.cols() == x.cols());
+        assert(weight.cols() == x.cols() && out.rows() == x.rows() && out.cols() == x.cols());
         for_rows(x.rows(), [&](Index t) {
             cpu::rms_norm_row<Architecture>(x.row(t), weight.view.data(), eps, x.cols(), out.row(t));
         });
@@ -60,8 +78,13 @@ class BasicCpu {
     template <class S>
     void multiply(MatrixView<const Activation<S>> x, const Matrix<S>& weights, MatrixView<Activation<S>> out,
                   Update update, Workspace& workspace) const {
-        assert(weights.view.cols() == x.cols() && out.rows() == x.rows() && out.cols() == weights.view.rows());
-        cpu::multiply<Architecture>(*pool_, x, weights.view, out, update, workspace);
+        assert(weights.cols() == x.cols() && out.rows() == x.rows() && out.cols() == weights.rows());
+        if constexpr (!QuantizedScalar<S>)
+            cpu::multiply<Architecture>(*pool_, x, weights.view, out, update, workspace);
+        else if (x.rows() <= most_exact_tokens)
+            cpu::multiply<Architecture, 2>(*pool_, x, weights, out, update, workspace);
+        else
+            cpu::multiply<Architecture, 1>(*pool_, x, weights, out, update, workspace);
     }
 
     template <class A>
@@ -130,7 +153,7 @@ class BasicCpu {
 };
 
 /// The processor with the instruction set that the translation unit is compiled for.
-using Cpu = BasicCpu<xsimd::default_arch>;
+using Cpu = BasicCpu<NativeInstructionSet>;
 
 static_assert(Device<Cpu>);
 

@@ -2,6 +2,7 @@
 
 #include <mistral/base/host_matrix.hpp>
 #include <mistral/base/matrix_view.hpp>
+#include <mistral/device/cpu/avx512_dot.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
 #include <mistral/device/device.hpp>
@@ -16,32 +17,45 @@ namespace mistral::cpu {
 
 /// The dot products of `rows` weight rows with `tokens` packed activation rows over whole steps, in registers.
 /// weights: row r starts at weights + r * weight_stride; x: row t starts at x + t * x_stride.
-template <class S, class Architecture, int rows, int tokens>
+template <class S, class Architecture, std::size_t rows, std::size_t tokens>
 struct DotTile {
-    using A = Activation<S>;
     using Lanes = WeightLanes<S, Architecture>;
-    using Vector = Batch<A, Architecture>;
+    using Packed = typename Lanes::Packed;
+    using Vector = Batch<Activation<S>, Architecture>;
 
     Vector sums[rows][tokens];
 
     DotTile() {
-        for (auto& row : sums)
-            for (Vector& sum : row) sum = Vector(A(0));
+        unroll<rows * tokens>([this](auto i) { sums[i / tokens][i % tokens] = Vector(Activation<S>(0)); });
     }
 
-    void accumulate(const S* weights, Index weight_stride, const A* x, Index x_stride, Index steps) {
-        for (Index step = 0; step < steps; ++step, weights += Lanes::step, x += Lanes::step)
+    /// With every step, asks for the `lines_ahead` cache lines that follow in `ahead`.
+    void accumulate(const S* weights, Index weight_stride, const Packed* x, Index x_stride, Index steps,
+                    const std::byte* ahead, int lines_ahead) {
+        for (Index step = 0; step < steps; ++step, weights += Lanes::step, x += Lanes::step) {
+            for (int i = 0; i < lines_ahead; ++i, ahead += cache_line) prefetch(ahead);
             add(weights, weight_stride, x, x_stride);
+        }
     }
 
-    void add(const S* weights, Index weight_stride, const A* x, Index x_stride) {
-        constexpr Index part = Lanes::step / Lanes::parts;
-        for (int r = 0; r < rows; ++r) {
-            const auto vectors = Lanes::load(weights + r * weight_stride);
-            for (Index p = 0; p < Lanes::parts; ++p)
-                for (int t = 0; t < tokens; ++t)
-                    sums[r][t] = xsimd::fma(vectors[static_cast<std::size_t>(p)],
-                                            Vector::load_unaligned(x + t * x_stride + p * part), sums[r][t]);
+    /// Keeps the operands of the shorter side in registers, so that each is loaded once.
+    void add(const S* weights, Index weight_stride, const Packed* x, Index x_stride) {
+        const auto row = [=](auto r) { return Lanes::load(weights + static_cast<Index>(r) * weight_stride); };
+        const auto token = [=](auto t) { return Lanes::load_packed(x + static_cast<Index>(t) * x_stride); };
+        if constexpr (rows <= tokens) {
+            typename Lanes::Operand kept[rows];
+            unroll<rows>([&](auto r) { kept[r] = row(r); });
+            unroll<tokens>([&](auto t) {
+                const auto other = token(t);
+                unroll<rows>([&](auto r) { sums[r][t] = multiply_add(kept[r], other, sums[r][t]); });
+            });
+        } else {
+            typename Lanes::Operand kept[tokens];
+            unroll<tokens>([&](auto t) { kept[t] = token(t); });
+            unroll<rows>([&](auto r) {
+                const auto other = row(r);
+                unroll<tokens>([&](auto t) { sums[r][t] = multiply_add(other, kept[t], sums[r][t]); });
+            });
         }
     }
 };
@@ -50,9 +64,10 @@ struct DotTile {
 template <class Architecture>
 struct TileSize {
     static constexpr bool many_registers = lanes<float, Architecture> >= 16;  // AVX-512 has 32, the others 16
-    static constexpr int rows = 4;
     static constexpr int tokens = many_registers ? 6 : 2;
-    static constexpr int rows_of_one_token = 8;
+
+    /// Weight rows beside so many tokens: the fewer tokens, the more rows, which are so many streams from memory.
+    static constexpr int rows(int tokens) { return tokens <= (many_registers ? 3 : 1) ? 8 : 4; }
 };
 
 /// out(t, r) = or += the dot product of x's row t and the weights' row r, for r in first_row … last_row - 1.
@@ -62,32 +77,63 @@ class RowBlock {
   public:
     using A = Activation<S>;
     using Lanes = WeightLanes<S, Architecture>;
+    using Packed = typename Lanes::Packed;
 
-    RowBlock(MatrixView<const S> weights, MatrixView<const A> x, MatrixView<A> out, Update update)
+    RowBlock(MatrixView<const S> weights, MatrixView<const Packed> x, MatrixView<A> out, Update update)
         : weights_(weights), x_(x), out_(out), update_(update), steps_(weights.cols() / Lanes::step) {}
 
+    /// The tokens in as few tiles as hold them, all about equally large.
     void run(Index first_row, Index last_row, Index first_token, Index last_token) const {
-        using Size = TileSize<Architecture>;
-        Index token = first_token;
-        for (; token + Size::tokens <= last_token; token += Size::tokens)
-            all_rows<Size::rows, Size::tokens>(first_row, last_row, token);
-        for (; token < last_token; ++token) all_rows<Size::rows_of_one_token, 1>(first_row, last_row, token);
+        constexpr Index most = TileSize<Architecture>::tokens;
+        const Index tokens = last_token - first_token;
+        if (tokens == 0) return;
+        const Index tiles = (tokens + most - 1) / most;
+        tiles_of<static_cast<int>(most)>(tokens, tiles, first_row, last_row, first_token);
     }
 
   private:
-    template <int rows, int tokens>
-    void all_rows(Index first_row, Index last_row, Index token) const {
+    /// Tiles of `most` tokens or one fewer, of the largest `most` that leaves none of them empty.
+    template <int most>
+    void tiles_of(Index tokens, Index tiles, Index first_row, Index last_row, Index first_token) const {
+        if constexpr (most > 1)
+            if (tokens <= (most - 1) * tiles)
+                return tiles_of<most - 1>(tokens, tiles, first_row, last_row, first_token);
+        constexpr int rows = TileSize<Architecture>::rows(most);
+        const Index large = tokens - (most - 1) * tiles;
         Index row = first_row;
-        for (; row + rows <= last_row; row += rows) tile<rows, tokens>(row, token);
-        for (; row < last_row; ++row) tile<1, tokens>(row, token);
+        for (; row + rows <= last_row; row += rows) row_of_tiles<rows, most>(row, first_token, tiles, large);
+        for (; row < last_row; ++row)
+            for (Index token = 0; token < tokens; ++token) tile<1, 1>(row, first_token + token, nullptr, 0);
     }
 
+    /// `rows` rows with all tokens, of which the first `large` tiles have `most` and the others one fewer. The rows that
+    /// follow are fetched meanwhile, each tile a part of them: line by line beside the arithmetic of few tiles, at once
+    /// before that of many. One token alone is all memory: the hardware sees what comes next.
+    template <int rows, int most>
+    void row_of_tiles(Index row, Index token, Index tiles, Index large) const {
+        const int lines_ahead = most == 1 || tiles > 2 ? 0 : static_cast<int>(rows / tiles);
+        const Index bytes = rows * weights_.stride() * static_cast<Index>(sizeof(S));
+        const auto* ahead = reinterpret_cast<const std::byte*>(weights_.row(row)) + bytes;
+        for (Index i = 0; i < tiles; ++i, ahead += bytes / tiles) {
+            if (tiles > 2)
+                for (Index offset = 0; offset < bytes / tiles; offset += cache_line) prefetch(ahead + offset);
+            if (i < large) {
+                tile<rows, most>(row, token, ahead, lines_ahead);
+                token += most;
+            } else if constexpr (most > 1) {
+                tile<rows, most - 1>(row, token, ahead, lines_ahead);
+                token += most - 1;
+            }
+        }
+    }
+
+    /// Flattened, so that at any level of optimisation the sums are registers.
     template <int rows, int tokens>
-    void tile(Index row, Index token) const {
+    [[gnu::flatten]] void tile(Index row, Index token, const std::byte* ahead, int lines_ahead) const {
         DotTile<S, Architecture, rows, tokens> dot;
         const S* weights = weights_.row(row);
-        const A* x = x_.row(token);
-        dot.accumulate(weights, weights_.stride(), x, x_.stride(), steps_);
+        const Packed* x = x_.row(token);
+        dot.accumulate(weights, weights_.stride(), x, x_.stride(), steps_, ahead, lines_ahead);
         if (const Index done = steps_ * Lanes::step; done < weights_.cols()) {
             std::array<S, static_cast<std::size_t>(rows * Lanes::step)> last{};
             for (Index r = 0; r < rows; ++r)
@@ -95,48 +141,74 @@ class RowBlock {
                             last.data() + r * Lanes::step);
             dot.add(last.data(), Lanes::step, x + done, x_.stride());
         }
-        for (int r = 0; r < rows; ++r)
-            for (int t = 0; t < tokens; ++t) {
-                A& out = out_(token + t, row + r);
-                const A value = sum(dot.sums[r][t]);
-                out = update_ == Update::add ? out + value : value;
-            }
+        constexpr std::size_t together = std::min(rows, 4);
+        unroll<tokens>([&](auto t) {
+            unroll<rows / together>([&](auto r) {
+                std::array<Batch<A, Architecture>, together> vectors;
+                unroll<together>([&](auto i) { vectors[i] = dot.sums[r * together + i][t]; });
+                write(LaneSums<A, Architecture>::of(vectors), &out_(token + t, row + static_cast<Index>(r * together)));
+            });
+        });
+    }
+
+    template <std::size_t count>
+    void write(const std::array<A, count>& values, A* out) const {
+        for (std::size_t i = 0; i < count; ++i) out[i] = update_ == Update::add ? out[i] + values[i] : values[i];
     }
 
     MatrixView<const S> weights_;
-    MatrixView<const A> x_;
+    MatrixView<const Packed> x_;
     MatrixView<A> out_;
     Update update_;
     Index steps_;
+};
+
+/// How a product is cut into tasks: as many tokens as stay in a core's L2 while rows pass, and so many rows that
+/// threads finish together; more of them where other tokens want the same rows, which then come from a shared cache.
+struct TaskSize {
+    Index tokens;
+    Index rows;
+    Index token_tasks;
+    Index row_tasks;
+
+    TaskSize(Index all_tokens, Index token_bytes, Index token_multiple, Index all_rows, Index row_bytes,
+             Index row_multiple) {
+        constexpr Index token_bytes_per_task = 352 * 1024;
+        constexpr Index row_bytes_per_task = 256 * 1024;
+        const auto fit = [](Index bytes, Index each, Index multiple) {
+            return std::max(multiple, bytes / std::max<Index>(1, each) / multiple * multiple);
+        };
+        tokens = fit(token_bytes_per_task, token_bytes, token_multiple);
+        token_tasks = (all_tokens + tokens - 1) / tokens;
+        rows = fit(row_bytes_per_task * std::min<Index>(token_tasks, 8), row_bytes, row_multiple);
+        row_tasks = (all_rows + rows - 1) / rows;
+    }
 };
 
 /// x [tokens, inputs], weights [outputs, inputs] -> out [tokens, outputs].
 template <class Architecture, class S, class Workspace>
 void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x, MatrixView<const S> weights,
               MatrixView<Activation<S>> out, Update update, Workspace& workspace) {
-    using A = Activation<S>;
+    using Packed = typename WeightLanes<S, Architecture>::Packed;
     constexpr Index tokens_to_pack = 16;
-    constexpr Index tokens_per_block = 96;
-    constexpr Index bytes_per_block = 256 * 1024;  // of weights: what stays in a core's L2 while tokens pass
+    constexpr Index row_padding = 64 / sizeof(Packed);  // rows a power of two apart would share few lines of a cache
 
     auto frame = workspace.frame();
-    const auto packed = frame.template matrix<A>(x.rows(), padded_to_steps<S, Architecture>(x.cols()));
+    const auto packed =
+        frame.template matrix<Packed>(x.rows(), padded_to_steps<S, Architecture>(x.cols()) + row_padding);
     pool.for_each((x.rows() + tokens_to_pack - 1) / tokens_to_pack, [&](Index, Index i) noexcept {
         for (Index t = i * tokens_to_pack; t < std::min(x.rows(), (i + 1) * tokens_to_pack); ++t)
             pack<S, Architecture>(x.row(t), x.cols(), packed.row(t));
     });
 
-    constexpr Index multiple = TileSize<Architecture>::rows_of_one_token;
-    const Index row_bytes = std::max<Index>(1, weights.cols() * static_cast<Index>(sizeof(S)));
-    const Index rows_per_block = std::max<Index>(multiple, bytes_per_block / row_bytes / multiple * multiple);
-    const Index row_blocks = (weights.rows() + rows_per_block - 1) / rows_per_block;
-    const Index token_blocks = (x.rows() + tokens_per_block - 1) / tokens_per_block;
+    using Size = TileSize<Architecture>;
+    const TaskSize task(x.rows(), packed.cols() * static_cast<Index>(sizeof(Packed)), Size::tokens, weights.rows(),
+                        weights.stride() * static_cast<Index>(sizeof(S)), Size::rows(1));
     const RowBlock<S, Architecture> block(weights, packed, out, update);
-    pool.for_each(row_blocks * token_blocks, [&](Index, Index i) noexcept {
-        const Index row = i / token_blocks * rows_per_block;
-        const Index token = i % token_blocks * tokens_per_block;
-        block.run(row, std::min(weights.rows(), row + rows_per_block), token,
-                  std::min(x.rows(), token + tokens_per_block));
+    pool.for_each(task.row_tasks * task.token_tasks, [&](Index, Index i) noexcept {
+        const Index row = i / task.token_tasks * task.rows;
+        const Index token = i % task.token_tasks * task.tokens;
+        block.run(row, std::min(weights.rows(), row + task.rows), token, std::min(x.rows(), token + task.tokens));
     });
 }
 

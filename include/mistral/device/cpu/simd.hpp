@@ -1,31 +1,26 @@
 #pragma once
 
 #include <mistral/base/types.hpp>
+#include <mistral/device/cpu/instruction_set.hpp>
 #include <mistral/scalar/scalar.hpp>
 
-// GCC 12 warns of "uninitialised" values that its own AVX-512 header leaves so on purpose (GCC bug 105593).
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
 #include <xsimd/xsimd.hpp>
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
-/// The primitives that depend on the instruction set. `Architecture` is one of xsimd's and stands in the type of
-/// every kernel, so that kernels compiled for several instruction sets live in one program.
+/// The primitives that depend on the instruction set, for every set that xsimd has. The set stands as `Architecture` in
+/// the type of every kernel, so that kernels compiled for several of them live in one program.
 namespace mistral::cpu {
 
 template <class T, class Architecture>
-using Batch = xsimd::batch<T, Architecture>;
+using Batch = xsimd::batch<T, typename VectorsOf<Architecture>::type>;
 
 /// Elements of T in one vector register.
 template <class T, class Architecture>
@@ -45,6 +40,17 @@ template <class B>
     else
         return hadd(batch);
 }
+
+/// The sums of all lanes of each of several vectors, the same as if it were alone.
+template <class T, class Architecture>
+struct LaneSums {
+    template <std::size_t count>
+    static std::array<T, count> of(const std::array<Batch<T, Architecture>, count>& batches) {
+        std::array<T, count> all;
+        for (std::size_t i = 0; i < count; ++i) all[i] = sum(batches[i]);
+        return all;
+    }
+};
 
 /// The bits of 32-bit integers as floats (the template argument is the batch until xsimd 9, the element since).
 template <class Architecture>
@@ -69,26 +75,61 @@ template <class T, class Architecture>
     }
 }
 
-/// How consecutive weights of type S become vectors of activations. One step loads `step` weights and gives `parts`
-/// vectors, whose lanes hold the weights in an order of the format's choice: `pack` brings the activations that they
-/// are to be multiplied with into the same order.
+/// Calls body(i) for i in 0 … count - 1, each a constant: what a register tile needs to stay in registers, which loops
+/// give at the highest level of optimisation only.
+template <std::size_t count, class Body>
+constexpr void unroll(Body&& body) {
+    [&]<std::size_t... i>(std::index_sequence<i...>) {
+        (body(std::integral_constant<std::size_t, i>{}), ...);
+    }
+    (std::make_index_sequence<count>{});
+}
+
+inline constexpr Index cache_line = 64;  // bytes
+
+/// Asks for the cache line of `memory`, which need not be mapped.
+inline void prefetch([[maybe_unused]] const void* memory) {
+#if defined(__GNUC__)
+    __builtin_prefetch(memory, 0, 2);
+#endif
+}
+
+/// How consecutive weights of type S are multiplied with activations. One step loads `step` weights as an operand of
+/// `parts` vectors, whose lanes hold them in an order of the format's choice: `pack` brings the activations that they
+/// are to be multiplied with into the same order, as elements of type Packed.
 template <class S, class Architecture>
 struct WeightLanes {
+    using Packed = S;
+    using Operand = std::array<Batch<S, Architecture>, 1>;
     static constexpr Index parts = 1;
     static constexpr Index step = lanes<S, Architecture>;
 
-    static std::array<Batch<S, Architecture>, 1> load(const S* weights) {
-        return {Batch<S, Architecture>::load_unaligned(weights)};
-    }
+    static Operand load(const S* weights) { return {Batch<S, Architecture>::load_unaligned(weights)}; }
+    static Operand load_packed(const S* x) { return load(x); }
 };
+
+/// sum + weights * x, for the vectors of one step.
+template <class Vector, std::size_t parts>
+[[nodiscard]] Vector multiply_add(const std::array<Vector, parts>& weights, const std::array<Vector, parts>& x,
+                                  Vector sum) {
+    for (std::size_t p = 0; p < parts; ++p) sum = xsimd::fma(weights[p], x[p], sum);
+    return sum;
+}
 
 /// Formats of 16 bits: a register of 32-bit lanes holds the weights 2 i in the lanes' lower and 2 i + 1 in their upper
 /// halves, so that neither a shuffle nor a widening load is needed: first come the even weights, then the odd ones.
 template <class Architecture>
 struct PairedLanes {
+    using Packed = float;
     static constexpr Index parts = 2;
     static constexpr Index step = 2 * lanes<float, Architecture>;
+    using Operand = std::array<Batch<float, Architecture>, 2>;
     using Bits = Batch<std::uint32_t, Architecture>;
+
+    static Operand load_packed(const float* x) {
+        return {Batch<float, Architecture>::load_unaligned(x),
+                Batch<float, Architecture>::load_unaligned(x + lanes<float, Architecture>)};
+    }
 
     static Bits bits(const void* weights) { return Bits::load_unaligned(static_cast<const std::uint32_t*>(weights)); }
 };
@@ -97,7 +138,7 @@ template <class Architecture>
 struct WeightLanes<bfloat16, Architecture> : PairedLanes<Architecture> {
     using Bits = typename PairedLanes<Architecture>::Bits;
 
-    static std::array<Batch<float, Architecture>, 2> load(const bfloat16* weights) {
+    static typename PairedLanes<Architecture>::Operand load(const bfloat16* weights) {
         const Bits pair = PairedLanes<Architecture>::bits(weights);
         return {as_float<Architecture>(pair << 16), as_float<Architecture>(pair & Bits(0xffff0000u))};
     }
@@ -107,7 +148,7 @@ template <class Architecture>
 struct WeightLanes<half, Architecture> : PairedLanes<Architecture> {
     using Bits = typename PairedLanes<Architecture>::Bits;
 
-    static std::array<Batch<float, Architecture>, 2> load(const half* weights) {
+    static typename PairedLanes<Architecture>::Operand load(const half* weights) {
         const Bits pair = PairedLanes<Architecture>::bits(weights);
         return {widen(pair & Bits(0xffffu)), widen(pair >> 16)};
     }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <mistral/base/error.hpp>
+#include <mistral/base/intrinsics.hpp>
 #include <mistral/base/types.hpp>
 
 #include <algorithm>
@@ -11,10 +12,6 @@
 #include <thread>
 #include <type_traits>
 #include <vector>
-
-#if defined(__x86_64__) || defined(_M_X64) || defined(__i386__)
-#include <immintrin.h>
-#endif
 
 namespace mistral {
 
@@ -113,7 +110,7 @@ class ThreadPool {
     }
 
     static void pause() {
-#if defined(__x86_64__) || defined(_M_X64) || defined(__i386__)
+#if defined(MISTRAL_X86)
         _mm_pause();
 #elif defined(__aarch64__) && defined(__GNUC__)
         asm volatile("yield");

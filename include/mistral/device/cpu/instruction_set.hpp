@@ -1,0 +1,31 @@
+#pragma once
+
+#include <mistral/base/intrinsics.hpp>
+
+#include <xsimd/config/xsimd_arch.hpp>
+
+/// The instruction sets that kernels are written for: xsimd's architectures, and those that go beyond them.
+namespace mistral {
+
+/// AVX-512 with dot products of bfloat16 pairs and of 8-bit quadruples: Zen 4, Cooper Lake, Sapphire Rapids and later.
+struct Avx512Dot {};
+
+/// The architecture whose vectors xsimd gives to an instruction set.
+template <class InstructionSet>
+struct VectorsOf {
+    using type = InstructionSet;
+};
+template <>
+struct VectorsOf<Avx512Dot> {
+    using type = xsimd::avx512bw;
+};
+
+/// The best instruction set that the translation unit is compiled for.
+#if defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__) && defined(__AVX512BF16__)
+#define MISTRAL_HAS_AVX512_DOT
+using NativeInstructionSet = Avx512Dot;
+#else
+using NativeInstructionSet = xsimd::default_arch;
+#endif
+
+}  // namespace mistral

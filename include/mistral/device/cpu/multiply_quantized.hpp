@@ -1,0 +1,285 @@
+#pragma once
+
+#include <mistral/base/matrix_view.hpp>
+#include <mistral/device/cpu/avx512_dot.hpp>
+#include <mistral/device/cpu/multiply.hpp>
+#include <mistral/device/cpu/packed_matrix.hpp>
+#include <mistral/device/cpu/simd.hpp>
+#include <mistral/device/cpu/thread_pool.hpp>
+#include <mistral/device/device.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+/// Linear maps with quantised weights. Activations become integers too, in the groups of the weights, and products are
+/// sums of integers, exact: what is rounded is the activations, each to within half of 1 / 16 320 of its group's largest
+/// with two planes of digits, of 1 / 127 with one. Sums over groups are binary32, in the order of the inputs, so that a
+/// token gives the same bits alone or in a chunk.
+namespace mistral::cpu {
+
+/// A group of a token's activations as integers of `planes` digits of 7 bits, over a common scale. Weights are unsigned in
+/// the products, level + 128: the sum of the digits times -128 makes up for that.
+template <int planes>
+struct TokenGroup {
+    static constexpr float largest = planes == 2 ? 127 * 128 + 63 : 127;
+
+    std::array<std::array<std::int8_t, group_size>, planes> digits;  ///< the upper plane first
+    std::array<std::int32_t, planes> offsets;                        ///< -128 times the sum of each plane
+    float scale;                                                     ///< of the integers, over 128
+
+    explicit TokenGroup(const std::array<float, group_size>& x) {
+        float extreme = 0;
+        for (const float value : x) extreme = std::max(extreme, std::abs(value));
+        const float inverse = extreme > 0 ? largest / extreme : 0;
+        scale = extreme / largest / level_unit;
+        offsets.fill(0);
+        for (std::size_t i = 0; i < x.size(); ++i) {
+            auto rest = static_cast<std::int32_t>(std::nearbyint(x[i] * inverse));
+            if constexpr (planes == 2) {
+                const std::int32_t upper = (rest + 64) >> 7;
+                digits[0][i] = static_cast<std::int8_t>(upper);
+                offsets[0] -= 128 * upper;
+                rest -= 128 * upper;
+            }
+            digits[planes - 1][i] = static_cast<std::int8_t>(rest);
+            offsets[planes - 1] -= 128 * rest;
+        }
+    }
+};
+
+/// x [tokens, inputs] -> [tokens, groups], the last group padded with zeros.
+template <int planes>
+void quantize_row(const float* x, Index inputs, TokenGroup<planes>* groups) {
+    for (; inputs > 0; inputs -= group_size, x += group_size, ++groups) {
+        std::array<float, group_size> values{};
+        std::copy_n(x, std::min(group_size, inputs), values.begin());
+        *groups = TokenGroup<planes>(values);
+    }
+}
+
+/// The 32 rows of a panel as vectors of integers, and what is done with them: the primitives that depend on the
+/// instruction set. Here for every one, in a form that compilers can turn into its vectors.
+template <class Architecture>
+struct QuadLanes {
+    static constexpr std::size_t vectors = 1;
+    struct Integers {
+        std::array<std::int32_t, 32> lanes;
+    };
+    struct Floats {
+        std::array<float, 32> lanes;
+    };
+    struct Quads {
+        std::array<std::uint8_t, 128> levels;
+    };
+
+    static Floats zero() { return {}; }
+    static Integers broadcast(std::int32_t x) {
+        Integers all;
+        all.lanes.fill(x);
+        return all;
+    }
+    template <QuantizedScalar Q>
+    static void load_pair(const std::byte* codes, Quads (&quads)[2][vectors]) {
+        const auto* bytes = reinterpret_cast<const std::uint8_t*>(codes);
+        for (std::size_t i = 0; i < 128; ++i)
+            if constexpr (std::same_as<Q, Q8>) {
+                quads[0][0].levels[i] = bytes[i];
+                quads[1][0].levels[i] = bytes[128 + i];
+            } else {
+                quads[0][0].levels[i] = static_cast<std::uint8_t>(q4_levels[bytes[i] & 15u] + 128);
+                quads[1][0].levels[i] = static_cast<std::uint8_t>(q4_levels[bytes[i] >> 4] + 128);
+            }
+    }
+    static Integers dot(const Quads& weights, const std::int8_t* x, Integers sum) {
+        for (std::size_t r = 0; r < 32; ++r)
+            for (std::size_t i = 0; i < 4; ++i) sum.lanes[r] += weights.levels[4 * r + i] * x[i];
+        return sum;
+    }
+    static Integers join(const Integers& upper, const Integers& lower) {
+        Integers sum;
+        for (std::size_t r = 0; r < 32; ++r) sum.lanes[r] = upper.lanes[r] * 128 + lower.lanes[r];
+        return sum;
+    }
+    static Floats load_scales(const std::byte* scales) {
+        std::array<half, 32> halves;
+        std::memcpy(halves.data(), scales, sizeof(halves));
+        Floats all;
+        for (std::size_t r = 0; r < 32; ++r) all.lanes[r] = static_cast<float>(halves[r]);
+        return all;
+    }
+    static Floats multiply_add(const Integers& products, const Floats& scales, float scale, Floats sum) {
+        for (std::size_t r = 0; r < 32; ++r)
+            sum.lanes[r] = std::fma(static_cast<float>(products.lanes[r]), scales.lanes[r] * scale, sum.lanes[r]);
+        return sum;
+    }
+    static void store(const Floats& sums, float* to) { std::copy_n(sums.lanes.data(), 32, to); }
+};
+
+#if defined(MISTRAL_HAS_AVX512_DOT)
+template <>
+struct QuadLanes<Avx512Dot> {
+    static constexpr std::size_t vectors = 2;
+    using Integers = __m512i;
+    using Floats = __m512;
+    using Quads = __m512i;
+
+    static Floats zero() { return _mm512_setzero_ps(); }
+    static Integers broadcast(std::int32_t x) { return _mm512_set1_epi32(x); }
+
+    template <QuantizedScalar Q>
+    static void load_pair(const std::byte* codes, Quads (&quads)[2][vectors]) {
+        unroll<vectors>([&](auto v) {
+            const __m512i first = _mm512_loadu_si512(codes + 64 * v);
+            if constexpr (std::same_as<Q, Q8>) {
+                quads[0][v] = first;
+                quads[1][v] = _mm512_loadu_si512(codes + 128 + 64 * v);
+            } else {
+                const __m512i lower = _mm512_set1_epi8(15);
+                quads[0][v] = _mm512_shuffle_epi8(levels(), _mm512_and_si512(first, lower));
+                quads[1][v] = _mm512_shuffle_epi8(levels(), _mm512_and_si512(_mm512_srli_epi16(first, 4), lower));
+            }
+        });
+    }
+    /// In assembly, since GCC 12 moves the sums of the intrinsic to memory and back.
+    static Integers dot(Quads weights, const std::int8_t* x, Integers sum) {
+        std::int32_t quad;
+        std::memcpy(&quad, x, sizeof(quad));
+        asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(_mm512_set1_epi32(quad)));
+        return sum;
+    }
+    static Integers join(Integers upper, Integers lower) {
+        return _mm512_add_epi32(_mm512_slli_epi32(upper, 7), lower);
+    }
+    static Floats load_scales(const std::byte* scales) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales)));
+    }
+    static Floats multiply_add(Integers products, Floats scales, float scale, Floats sum) {
+        return _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), _mm512_mul_ps(scales, _mm512_set1_ps(scale)), sum);
+    }
+    static void store(Floats sums, float* to) { _mm512_storeu_ps(to, sums); }
+
+  private:
+    static __m512i levels() {
+        static constexpr auto unsigned_levels = [] {
+            std::array<std::uint8_t, 16> all{};
+            for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<std::uint8_t>(q4_levels[i] + 128);
+            return all;
+        }();
+        return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(unsigned_levels.data())));
+    }
+};
+#endif
+
+/// The products of panels with quantised tokens [tokens, groups].
+template <QuantizedScalar Q, class Architecture, int planes>
+class PanelBlock {
+  public:
+    PanelBlock(const PackedMatrix<Q>& weights, MatrixView<const TokenGroup<planes>> x, MatrixView<float> out,
+               Update update)
+        : weights_(weights), x_(x), out_(out), update_(update) {}
+
+    void run(Index panel, Index first_token, Index last_token) const {
+        tiles<most_tokens>(panel, first_token, last_token);
+    }
+
+  private:
+    using Matrix = PackedMatrix<Q>;
+    using Lanes = QuadLanes<Architecture>;
+    static constexpr int most_tokens = planes == 2 ? 4 : 6;  // twice as many vectors of sums, in 32 registers
+
+    template <int tokens>
+    void tiles(Index panel, Index token, Index last_token) const {
+        for (; token + tokens <= last_token; token += tokens) tile<tokens>(panel, token);
+        if constexpr (tokens > 1)
+            if (token < last_token) tiles<tokens - 1>(panel, token, last_token);
+    }
+
+    /// Flattened, so that at any level of optimisation the sums are registers.
+    template <int tokens>
+    [[gnu::flatten]] void tile(Index panel, Index token) const {
+        constexpr Index groups_ahead = 4;
+        typename Lanes::Floats sums[tokens][Lanes::vectors];
+        unroll<tokens * Lanes::vectors>([&](auto i) { sums[i / Lanes::vectors][i % Lanes::vectors] = Lanes::zero(); });
+        const TokenGroup<planes>* x = x_.row(token);
+        const std::byte* group = weights_.panel(panel);
+        for (Index g = 0; g < weights_.groups(); ++g, group += Matrix::group_bytes, ++x) {
+            // One token is all memory: the hardware sees what comes next, and prefetching only takes its time.
+            if constexpr (tokens > 1)
+                for (Index i = 0; i < Matrix::group_bytes; i += cache_line)
+                    prefetch(group + groups_ahead * Matrix::group_bytes + i);
+            typename Lanes::Integers products[tokens][planes][Lanes::vectors];
+            unroll<tokens * planes>([&](auto i) {
+                constexpr std::size_t t = i / planes, p = i % planes;
+                const auto offset = Lanes::broadcast(x[static_cast<Index>(t) * x_.stride()].offsets[p]);
+                unroll<Lanes::vectors>([&](auto v) { products[t][p][v] = offset; });
+            });
+            const std::byte* codes = group + Matrix::scale_bytes;
+            for (std::size_t i = 0; i < group_size; i += 2 * Matrix::quad, codes += 2 * Matrix::code_bytes / 16) {
+                typename Lanes::Quads quads[2][Lanes::vectors];
+                Lanes::template load_pair<Q>(codes, quads);
+                unroll<2 * tokens * planes>([&](auto j) {
+                    constexpr std::size_t q = j / (tokens * planes), t = j / planes % tokens, p = j % planes;
+                    const std::int8_t* digits =
+                        x[static_cast<Index>(t) * x_.stride()].digits[p].data() + i + q * Matrix::quad;
+                    unroll<Lanes::vectors>(
+                        [&](auto v) { products[t][p][v] = Lanes::dot(quads[q][v], digits, products[t][p][v]); });
+                });
+            }
+            unroll<Lanes::vectors>([&](auto v) {
+                const auto scales = Lanes::load_scales(group + Matrix::scale_bytes / Lanes::vectors * v);
+                unroll<tokens>([&](auto t) {
+                    auto product = products[t][0][v];
+                    if constexpr (planes == 2) product = Lanes::join(product, products[t][1][v]);
+                    const float scale = x[static_cast<Index>(t) * x_.stride()].scale;
+                    sums[t][v] = Lanes::multiply_add(product, scales, scale, sums[t][v]);
+                });
+            });
+        }
+        unroll<tokens>([&](auto t) {
+            std::array<float, Matrix::panel_rows> values;
+            unroll<Lanes::vectors>(
+                [&](auto v) { Lanes::store(sums[t][v], values.data() + values.size() / Lanes::vectors * v); });
+            write(panel, token + static_cast<Index>(t), values);
+        });
+    }
+
+    void write(Index panel, Index token, const std::array<float, Matrix::panel_rows>& values) const {
+        const Index first = panel * Matrix::panel_rows;
+        float* out = out_.row(token) + first;
+        for (Index r = 0; r < std::min(Matrix::panel_rows, out_.cols() - first); ++r) {
+            const float value = values[static_cast<std::size_t>(r)];
+            out[r] = update_ == Update::add ? out[r] + value : value;
+        }
+    }
+
+    const Matrix& weights_;
+    MatrixView<const TokenGroup<planes>> x_;
+    MatrixView<float> out_;
+    Update update_;
+};
+
+/// x [tokens, inputs], weights [outputs, inputs] -> out [tokens, outputs], activations in `planes` digits of 7 bits.
+template <class Architecture, int planes, QuantizedScalar Q, class Workspace>
+void multiply(ThreadPool& pool, MatrixView<const float> x, const PackedMatrix<Q>& weights, MatrixView<float> out,
+              Update update, Workspace& workspace) {
+    auto frame = workspace.frame();
+    // One group more keeps rows from lying a power of two apart, where they would share few lines of a cache.
+    const auto tokens = frame.template matrix<TokenGroup<planes>>(x.rows(), weights.groups() + 1);
+    pool.for_each(x.rows(), [&](Index, Index t) noexcept { quantize_row(x.row(t), x.cols(), tokens.row(t)); });
+    constexpr Index token_multiple = 12;  // of the tokens of a tile
+    const TaskSize task(x.rows(), tokens.cols() * static_cast<Index>(sizeof(TokenGroup<planes>)), token_multiple,
+                        weights.panels(), weights.panel_bytes(), 1);
+    const PanelBlock<Q, Architecture, planes> block(weights, tokens, out, update);
+    pool.for_each(task.row_tasks * task.token_tasks, [&](Index, Index i) noexcept {
+        const Index token = i % task.token_tasks * task.tokens;
+        const Index first = i / task.token_tasks * task.rows;
+        for (Index panel = first; panel < std::min(weights.panels(), first + task.rows); ++panel)
+            block.run(panel, token, std::min(x.rows(), token + task.tokens));
+    });
+}
+
+}  // namespace mistral::cpu

@@ -1,0 +1,115 @@
+#pragma once
+
+#include <mistral/base/aligned_buffer.hpp>
+#include <mistral/base/types.hpp>
+#include <mistral/device/cpu/thread_pool.hpp>
+#include <mistral/scalar/quantization.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <iterator>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace mistral {
+
+/// A quantised matrix [rows, cols] in the order in which kernels read it: panels of 32 rows, and in each one group of
+/// inputs after the other. A group begins with the scales of the rows, then come the codes, by quads of inputs:
+///
+///   Q8   16 quads of 32 rows of 4 bytes: level + 128
+///   Q4   8 pairs of quads of 32 rows of 4 bytes: the index of the level of the first quad in the lower half, that of
+///        the second in the upper
+///
+/// which makes whole cache lines. Rows and inputs are padded with zero scales. Copies share the memory.
+template <QuantizedScalar Q>
+class PackedMatrix {
+  public:
+    static constexpr Index panel_rows = 32;
+    static constexpr Index quad = 4;
+    static constexpr Index scale_bytes = panel_rows * static_cast<Index>(sizeof(half));
+    static constexpr Index code_bytes = panel_rows * group_size / (std::same_as<Q, Q8> ? 1 : 2);
+    static constexpr Index group_bytes = scale_bytes + code_bytes;
+
+    PackedMatrix() = default;
+
+    /// Quantises the rows that read(row, float* to) gives, which is called from all of the pool's threads.
+    template <class Read>
+    PackedMatrix(ThreadPool& pool, Index rows, Index cols, Read&& read) : rows_(rows), cols_(cols) {
+        const auto memory = std::make_shared<AlignedBuffer<std::byte>>(panels() * panel_bytes());
+        data_ = memory->data();
+        owner_ = memory;
+        const Index width = groups() * group_size;
+        std::vector<float> scratch(static_cast<std::size_t>(pool.threads() * width));
+        pool.for_each(panels(), [&](Index worker, Index panel) noexcept {
+            std::byte* const to = memory->data() + panel * panel_bytes();
+            std::memset(to, 0, static_cast<std::size_t>(panel_bytes()));
+            float* const row = scratch.data() + worker * width;
+            for (Index r = 0; r < std::min(panel_rows, rows_ - panel * panel_rows); ++r) {
+                read(panel * panel_rows + r, row);
+                std::fill(row + cols_, row + width, 0.0f);
+                for (Index g = 0; g < groups(); ++g)
+                    write(quantize<Q>(std::span<const float, group_size>(row + g * group_size, group_size)), r,
+                          to + g * group_bytes);
+            }
+        });
+    }
+
+    [[nodiscard]] Index rows() const { return rows_; }
+    [[nodiscard]] Index cols() const { return cols_; }
+    [[nodiscard]] Index panels() const { return (rows_ + panel_rows - 1) / panel_rows; }
+    [[nodiscard]] Index groups() const { return (cols_ + group_size - 1) / group_size; }
+    [[nodiscard]] Index panel_bytes() const { return groups() * group_bytes; }
+    [[nodiscard]] const std::byte* panel(Index i) const { return data_ + i * panel_bytes(); }
+
+    /// The weight that stands for that of row and column.
+    [[nodiscard]] float weight(Index row, Index col) const {
+        const std::byte* group = panel(row / panel_rows) + col / group_size * group_bytes;
+        half scale;
+        std::memcpy(&scale, group + row % panel_rows * static_cast<Index>(sizeof(half)), sizeof(half));
+        return static_cast<float>(scale) *
+               static_cast<float>(level(group + scale_bytes, row % panel_rows, col % group_size)) / level_unit;
+    }
+
+  private:
+    /// Where the code of input i of a group lies, behind the scales.
+    [[nodiscard]] static Index code_offset(Index row, Index i) {
+        constexpr Index inputs_per_step = std::same_as<Q, Q8> ? quad : 2 * quad;
+        return i / inputs_per_step * panel_rows * quad + row * quad + i % quad;
+    }
+    [[nodiscard]] static bool in_upper_half(Index i) { return std::same_as<Q, Q4> && i % (2 * quad) >= quad; }
+
+    static void write(const QuantizedGroup& group, Index row, std::byte* to) {
+        std::memcpy(to + row * static_cast<Index>(sizeof(half)), &group.scale, sizeof(half));
+        for (Index i = 0; i < group_size; ++i) {
+            const std::int8_t level = group.levels[static_cast<std::size_t>(i)];
+            std::byte& code = to[scale_bytes + code_offset(row, i)];
+            if constexpr (std::same_as<Q, Q8>) {
+                code = static_cast<std::byte>(level + 128);
+            } else {
+                const auto index = static_cast<std::byte>(std::lower_bound(q4_levels.begin(), q4_levels.end(), level) -
+                                                          q4_levels.begin());
+                code |= in_upper_half(i) ? index << 4 : index;
+            }
+        }
+    }
+
+    [[nodiscard]] static int level(const std::byte* codes, Index row, Index i) {
+        const auto code = static_cast<unsigned>(codes[code_offset(row, i)]);
+        if constexpr (std::same_as<Q, Q8>)
+            return static_cast<int>(code) - 128;
+        else
+            return q4_levels[in_upper_half(i) ? code >> 4 : code & 15];
+    }
+
+    std::shared_ptr<const void> owner_;
+    const std::byte* data_ = nullptr;
+    Index rows_ = 0;
+    Index cols_ = 0;
+};
+
+}  // namespace mistral
