@@ -8,10 +8,10 @@
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -86,9 +86,9 @@ class PythonJsonWriter {
     /// An object or array of which the end has not come.
     struct Container {
         bool is_object = false;
-        std::string key{};                                         // of the value to come
-        std::vector<Member> members{};                             // without keys in an array
-        std::unordered_map<std::string, std::size_t> positions{};  // of the keys among the members
+        std::string key{};                               // of the value to come
+        std::vector<Member> members{};                   // without keys in an array
+        std::map<std::string, std::size_t> positions{};  // of the keys among the members; no hash to be attacked
     };
 
     PythonJsonWriter() { open_.emplace_back(); }
