@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mistral/base/c_locale.hpp>
 #include <mistral/base/error.hpp>
 #include <mistral/base/quote.hpp>
 #include <mistral/base/types.hpp>
@@ -87,10 +88,8 @@ class JsonBuilder {
         return true;
     }
 
-    /// The number that was read, whatever decimal point the program's locale has given nlohmann's copy of it.
-    double parse(std::string digits) const {
-        const auto point = digits.find_first_not_of("+-0123456789eE");
-        if (point != std::string::npos) digits[point] = '.';
+    /// The number itself: nlohmann's own reading does not tell what is too small for a double.
+    double parse(const std::string& digits) const {
         double value = 0;
         const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
         require(error == std::errc() && end == digits.data() + digits.size(), name_, ": the number ", quote(digits),
@@ -116,6 +115,7 @@ class Json {
                 JsonBuilder::max_bytes);
         require(text.find('\0') == std::string_view::npos, name, " is not valid JSON: it holds a zero byte");
         JsonBuilder builder(name);
+        const CLocale numbers;
         nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
         auto root = std::make_shared<const nlohmann::json>(builder.take());
         return Json(root.get(), root, std::move(name), ": ");

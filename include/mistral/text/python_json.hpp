@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mistral/base/c_locale.hpp>
 #include <mistral/base/error.hpp>
 
 #include <nlohmann/json.hpp>
@@ -95,6 +96,7 @@ class PythonJsonWriter {
 
     bool read(std::string_view text) {
         if (text.starts_with("\xEF\xBB\xBF")) return false;  // nlohmann skips a byte order mark, Python does not
+        const CLocale numbers;
         return nlohmann::json::sax_parse(text.begin(), text.end(), this);
     }
 
