@@ -39,7 +39,11 @@ TEST_CASE("values are read as what they are") {
     CHECK(root.at("n").is_null());
     CHECK(root.at("l").elements(2).at(1).integer(0, 9) == 2);
     CHECK(root.at("o").at("k").integer(0, 9) == 4);
-    CHECK(root.at("o").members().at(0).first == "k");
+    root.at("o").for_each_member([](const std::string& key, const Json& value) {
+        CHECK(key == "k");
+        CHECK(value.where() == "f.json: o.k");
+    });
+    CHECK(root.at("o").member_count() == 1);
     CHECK(root.find("n").has_value());
     CHECK_FALSE(root.find_given("n").has_value());
     CHECK_FALSE(root.find("missing").has_value());
@@ -65,6 +69,7 @@ TEST_CASE("a wrong value is refused with file, key, found and expected") {
     CHECK(message([&] { return root.at("a").at("b").elements(1); }) ==
           "dir/f.json: a.b is a list of 2, expected a list of at most 1");
     CHECK(message([&] { return root.at("a").at("c"); }) == "dir/f.json: a.c is missing");
+    CHECK(message([&] { return root.at("n").member_count(); }) == "dir/f.json: n is null, expected an object");
     CHECK(message([&] { return root.at("n").at("c"); }) == "dir/f.json: n is null, expected an object");
     CHECK(message([&] { return root.at("u").integer(0, largest); }) ==
           "dir/f.json: u is 9223372036854775808, expected an integer from 0 to 9223372036854775807");

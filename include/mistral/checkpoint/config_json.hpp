@@ -81,9 +81,10 @@ class ConfigReader {
     ///   - `max_position_embeddings` or `max_seq_len` missing is 32768, what the 7B models were trained for.
     ///   - Every entry of these short files describes the model, so unknown ones are refused unless null or false.
     [[nodiscard]] static Config params_json(const Json& root) {
-        for (const auto& [key, value] : root.members())
+        root.for_each_member([](std::string_view key, const Json& value) {
             require(is_known_parameter(key) || value.is_null() || value.is_false(), value.where(),
                     " is not supported: it may change what the model computes");
+        });
         if (const auto type = root.find("model_type")) type->expect(type->text() == "transformer", "\"transformer\"");
         if (const auto causal = root.find_given("causal")) causal->expect(causal->boolean(), "true");
 
@@ -173,7 +174,7 @@ class ConfigReader {
         };
         for (const char* key : {"rope_parameters", "rope_scaling"})
             if (const auto rope = root.find_given(key)) {
-                for (const auto& [name, value] : rope->members()) require_plain_rotation(name, value);
+                rope->for_each_member(&require_plain_rotation);
                 agree(*rope);
             }
         agree(root);

@@ -149,13 +149,19 @@ class Json {
         return *std::move(entry);
     }
 
-    /// The entries of an object, in the order of their keys' bytes.
-    [[nodiscard]] std::vector<std::pair<std::string, Json>> members() const {
+    /// Calls visit(key, value) for the entries of an object, in the order of their keys' bytes: one after the other, as
+    /// each value holds the words for its place, which for all at once could take more memory than the file.
+    template <class Visit>
+    void for_each_member(const Visit& visit) const {
         expect(value_->is_object(), "an object");
-        std::vector<std::pair<std::string, Json>> all;
         for (const auto& [key, entry] : value_->get_ref<const nlohmann::json::object_t&>())
-            all.emplace_back(key, child(entry, concat(next_, escape(key))));
-        return all;
+            visit(key, child(entry, concat(next_, escape(key))));
+    }
+
+    /// How many entries an object has.
+    [[nodiscard]] std::size_t member_count() const {
+        expect(value_->is_object(), "an object");
+        return value_->size();
     }
 
     /// The elements of a list that has at most `most`.
