@@ -27,7 +27,8 @@ class JsonBuilder {
   public:
     using Value = nlohmann::json;
 
-    static constexpr std::size_t max_bytes = std::size_t{2} << 20;  ///< a header of a 7B model has 32 KB
+    static constexpr std::size_t max_bytes =
+        std::size_t{1} << 20;  ///< a header of a 7B model has 32 KB; messages cost nine times as much
     static constexpr std::size_t max_depth = 16;
     static constexpr Index max_values =
         Index{1} << 15;  ///< bounds memory; a header has 8 per tensor, and a model some hundred tensors

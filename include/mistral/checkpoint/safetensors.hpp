@@ -30,7 +30,7 @@ namespace mistral {
 ///     demands; empty tensors may lie anywhere between others;
 ///   - `__metadata__` maps texts to texts.
 ///
-/// The one limit that the format does not have is JsonBuilder's on the size of the header: 2 MiB where the format
+/// The one limit that the format does not have is JsonBuilder's on the size of the header: 1 MiB where the format
 /// allows 100 MB. Names may be any text, the empty one included. Nothing of the tensors is read.
 class Safetensors {
   public:
