@@ -41,17 +41,17 @@ void for_each_decimal_point(const Check& check) {
         std::string name, decimal_point;
     };
     const std::vector<Locale> locales{{"de_DE.UTF-8", ","}, {"ps_AF.UTF-8", "\xD9\xAB"}};
-    for (const auto& [name, decimal_point] : locales) {
-        const ProgramLocale locale(name);
-        if (ProgramLocale::decimal_point() != decimal_point) {
-            MESSAGE("cannot run: the system has no locale " << name);
+    for (const Locale& wanted : locales) {
+        const ProgramLocale locale(wanted.name);
+        if (ProgramLocale::decimal_point() != wanted.decimal_point) {
+            MESSAGE("cannot run: the system has no locale " << wanted.name);
             return;
         }
     }
-    for (const auto& [name, decimal_point] : locales) {
-        CAPTURE(name);
-        const ProgramLocale locale(name);
+    for (const Locale& wanted : locales) {
+        CAPTURE(wanted.name);
+        const ProgramLocale locale(wanted.name);
         check();
-        CHECK(ProgramLocale::decimal_point() == decimal_point);  // as the program left it
+        CHECK(ProgramLocale::decimal_point() == wanted.decimal_point);  // as the program left it
     }
 }

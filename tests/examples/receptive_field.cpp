@@ -25,7 +25,8 @@ std::vector<std::string> lines_of(const std::string& text) {
 
 TEST_CASE("information travels window - 1 positions a layer, and the picture has a cell for each") {
     // One of each, the defaults, a wide window, many layers.
-    for (const auto& [layers, window] : {std::pair(1, 1), std::pair(6, 4), std::pair(2, 16), std::pair(10, 3)}) {
+    for (const auto& numbers : {std::pair(1, 1), std::pair(6, 4), std::pair(2, 16), std::pair(10, 3)}) {
+        const int layers = numbers.first, window = numbers.second;
         CAPTURE(layers);
         CAPTURE(window);
         const Result result =
