@@ -8,7 +8,8 @@
 #   cmake/setup.sh --check   only name what is lacking; fails if anything is
 set -eu
 
-packages="g++ cmake ninja-build libeigen3-dev libxsimd-dev nlohmann-json3-dev doctest-dev libcli11-dev libbenchmark-dev"
+packages="g++ cmake ninja-build libeigen3-dev libxsimd-dev nlohmann-json3-dev doctest-dev libcli11-dev"
+packages="$packages libbenchmark-dev locales"
 check=no
 for option; do
     case $option in

@@ -5,6 +5,11 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <system_error>
+
+#if !defined(_WIN32)
+#include <unistd.h>
+#endif
 
 #include "../checkpoint/files.hpp"
 
@@ -70,14 +75,23 @@ TEST_CASE("what is missing or no regular file is refused by name") {
     const auto refusal = [](const files::Path& path) {
         return files::message_of([&] { return MappedFile::open(path); });
     };
-    CHECK(refusal(scratch / "missing") == (scratch / "missing").string() + " does not exist");
+    const auto unopened = [](const files::Path& path, std::errc reason) {
+        return path.string() + " cannot be opened: " + std::make_error_code(reason).message();
+    };
+    CHECK(refusal(scratch / "missing") == unopened(scratch / "missing", std::errc::no_such_file_or_directory));
+    CHECK(refusal(files::Path()) == unopened("", std::errc::no_such_file_or_directory));
     CHECK(refusal(scratch.path()) == scratch.path().string() + " is not a regular file");
-    CHECK(refusal(files::Path()) == " does not exist");
 #if !defined(_WIN32)
     CHECK(refusal("/dev/zero") == "/dev/zero is not a regular file");
     REQUIRE(::mkfifo((scratch / "pipe").c_str(), 0600) == 0);
     CHECK(refusal(scratch / "pipe") == (scratch / "pipe").string() + " is not a regular file");  // and does not wait
     std::filesystem::create_symlink(scratch / "loop", scratch / "loop");
-    CHECK(files::contains(refusal(scratch / "loop"), (scratch / "loop").string()));
+    CHECK(refusal(scratch / "loop") == unopened(scratch / "loop", std::errc::too_many_symbolic_link_levels));
+    CHECK(refusal(scratch / "pipe" / "file") == unopened(scratch / "pipe" / "file", std::errc::not_a_directory));
+    files::write(scratch / "secret", "x");
+    std::filesystem::permissions(scratch / "secret", std::filesystem::perms::none);
+    if (::geteuid() != 0)  // who may read everything
+        CHECK(refusal(scratch / "secret") == (scratch / "secret").string() + " cannot be mapped: " +
+                                                 std::make_error_code(std::errc::permission_denied).message());
 #endif
 }

@@ -286,6 +286,24 @@ TEST_CASE("pickles are not read, and how to convert them is said") {
     }
 }
 
+TEST_CASE("a file in place of the directory is refused with what to do instead") {
+    const files::ScratchDirectory scratch;
+    const auto advice = [&](const std::string& name) {
+        files::write(scratch / name, "x");
+        const std::string message = refusal(scratch / name);
+        const std::string start = (scratch / name).string() + " is not a directory, expected one with a model in it";
+        CHECK(message.starts_with(start));
+        return message.substr(start.size());
+    };
+    CHECK(advice("model.safetensors") == ": give the one that holds the file");
+    CHECK(advice("model.gguf") ==
+          ": model.gguf is GGUF, which is not supported; expected the model's safetensors files");
+    CHECK(files::contains(advice("pytorch_model.bin"), "pytorch_model.bin looks like a pickle"));
+    CHECK(files::contains(advice("pytorch_model.bin"), "save_pretrained"));
+    CHECK(files::contains(advice("consolidated.00.pth"), "torch.load(\"consolidated.00.pth\""));
+    CHECK(advice("notes.txt") == "");
+}
+
 TEST_CASE("a config that is damaged is refused with its path") {
     const files::ScratchDirectory scratch;
     copy_into(hugging_face, scratch / "model");

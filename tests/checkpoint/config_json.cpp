@@ -197,6 +197,13 @@ TEST_CASE("layer_types says which layers have the window") {
           "config.json: layer_types is a list of 2, expected nothing: sliding_window is a list already");
 }
 
+TEST_CASE("a llama has no windows, whatever its file says of them") {
+    for (const nlohmann::json& window : {nlohmann::json(8), nlohmann::json({8, 4}), nlohmann::json("none")})
+        CHECK(with({{"model_type", "llama"}, {"sliding_window", window}}).windows == Windows{no_window});
+    CHECK(with({{"model_type", "llama"}, {"layer_types", {"sliding_attention", "full_attention"}}}).windows ==
+          Windows{no_window});
+}
+
 TEST_CASE("rope_theta stands alone or in rope_parameters, and other rotations are refused") {
     CHECK(without("rope_theta").rope_theta == 1e4);
     CHECK(with({{"rope_theta", 1000000}}).rope_theta == 1e6);

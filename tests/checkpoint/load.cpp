@@ -191,10 +191,14 @@ TEST_CASE("the checkpoint's own window and theta are used where the caller says 
     }
 }
 
+// The file holds bfloat16, which half holds, too: the differences are those of sums in another order, 4.8e-6 with
+// bfloat16 and 5.8e-6 with half where this was written.
+constexpr double of_16_bits = 5e-5;
+
 TEST_CASE("weights of 16 bits give the logits of the same numbers in float") {
     const Golden golden = goldens().front();
-    CHECK(largest_difference(logits_of(load<bfloat16>(consolidated), golden.tokens), golden.logits) <= 0.1);
-    CHECK(largest_difference(logits_of(load<half>(hugging_face), golden.tokens), golden.logits) <= 0.1);
+    CHECK(largest_difference(logits_of(load<bfloat16>(consolidated), golden.tokens), golden.logits) <= of_16_bits);
+    CHECK(largest_difference(logits_of(load<half>(hugging_face), golden.tokens), golden.logits) <= of_16_bits);
 }
 
 TEST_CASE("the caller's windows replace the checkpoint's") {
@@ -209,6 +213,11 @@ TEST_CASE("the caller's windows replace the checkpoint's") {
     CHECK(files::message_of([&] {
               return windows({8, 0});
           }) == hugging_face.string() + ", layer 1: window is 0, expected a positive number");
+    CHECK(files::message_of([&] { return windows({Dynamic}); }) ==
+          hugging_face.string() + ", layer 0: window is -1, expected a positive number");
+    CHECK(files::message_of([&] {
+              return windows({8, -2});
+          }) == hugging_face.string() + ", layer 1: window is -2, expected a positive number");
 }
 
 TEST_CASE("a checkpoint that contradicts the type is refused by name and number, before its weights are read") {
@@ -280,7 +289,7 @@ TEST_CASE("a model lives on when its directory is gone") {
     const auto model = load<bfloat16>(scratch / "model");
     fs::remove_all(scratch / "model");
     const Golden golden = goldens().front();
-    CHECK(largest_difference(logits_of(model, golden.tokens), golden.logits) <= 0.1);
+    CHECK(largest_difference(logits_of(model, golden.tokens), golden.logits) <= of_16_bits);
 }
 
 TEST_CASE("errors in the checkpoint come out of load") {

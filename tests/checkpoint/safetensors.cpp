@@ -164,7 +164,7 @@ TEST_CASE("the header must be one object that begins with a brace, of a believab
     CHECK(files::contains(refusal(std::string(8, '\xff') + "{}"),
                           "f says that its header has 18446744073709551615 bytes"));
     CHECK(refusal(files::safetensors("{" + std::string(JsonBuilder::max_bytes, ' ') + "}")) ==
-          "f has a header of 2097154 bytes, expected at most 2097152");
+          "f has a header of 1048578 bytes, expected at most 1048576");
 }
 
 TEST_CASE("metadata must map texts to texts") {

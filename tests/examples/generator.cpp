@@ -1,40 +1,39 @@
 // Runs the generator as a user does and looks at what comes out.
 
 #include <doctest/doctest.h>
-#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
-#include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <regex>
 #include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "run.hpp"
+
 namespace {
-
-std::string read(const std::filesystem::path& path) {
-    std::ifstream file(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(file), {}};
-}
-
-/// What a program left behind.
-struct Result {
-    int status = 0;
-    std::string out;
-    std::string err;
-};
 
 /// Runs `generate` with arguments, and perhaps redirections, as a shell reads them.
 Result generate(const std::string& arguments, const std::string& before = "") {
-    const auto folder = std::filesystem::current_path();
-    const std::string out = (folder / "generator.out").string(), err = (folder / "generator.err").string();
-    const std::string command = before + " '" GENERATOR "' " + arguments + " >'" + out + "' 2>'" + err + "'";
-    const int status = std::system(command.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read(out), read(err)};
+    return run("generator", before + " '" GENERATOR "' " + arguments);
+}
+
+/// What a command shows in a terminal, where standard output and error are one, with line ends as in files. Nothing
+/// where util-linux's `script`, which makes the terminal, is not there: then the test says so.
+std::optional<std::string> in_terminal(const std::string& command) {
+    if (std::system("script --version >script.out 2>&1") != 0) {
+        MESSAGE("not run: there is no program `script` of util-linux");
+        return std::nullopt;
+    }
+    std::string shown = run("terminal", "script -qec \"" + command + "\" /dev/null </dev/null").out;
+    for (std::size_t end = 0; (end = shown.find("\r\n", end)) != shown.npos;) shown.erase(end, 1);
+    return shown;
 }
 
 std::vector<nlohmann::json> objects(const std::string& lines) {
@@ -125,11 +124,67 @@ TEST_CASE("all types of weights work, and agree where nothing is close") {
         CHECK(generate("ROMEO: -n 10 --temperature 0 --dtype " + type).out == text);
 }
 
+TEST_CASE("the figures are the time to load, both rates, the cache, why it ended, and the peak of memory") {
+    const std::regex figures(
+        "loading      [0-9.]+ s\n"
+        "prompt       3 tokens, [0-9.]+ tokens/s\n"
+        "generation   49 tokens, [0-9.]+ tokens/s\n"
+        "cache        [0-9.]+ KiB\n"
+        "ended by     max_tokens\n"
+        "(peak memory  [0-9.]+ MiB\n)?");
+    CHECK(std::regex_match(generate("ROMEO: -n 50").err, figures));
+}
+
+TEST_CASE("text comes while it is made") {
+    // A text without end. Were it collected, a whole buffer would come first, which has 4096 bytes at least.
+    std::FILE* const pipe = ::popen("exec '" GENERATOR "' ROMEO: -n 1000000000 --quiet", "r");
+    REQUIRE(pipe != nullptr);
+    std::string first(1 << 16, '\0');
+    const auto size = ::read(::fileno(pipe), first.data(), first.size());
+    CHECK(size > 0);
+    CHECK(size < 4096);
+    ::pclose(pipe);  // which ends the generator, too
+}
+
+TEST_CASE("a terminal shows the text and then the figures, and nothing else") {
+    const auto shown = in_terminal("'" GENERATOR "' ROMEO: -n 50");
+    if (!shown) return;
+    const std::string text = generate("ROMEO: -n 50").out;
+    CHECK(shown->starts_with(text));
+    CHECK(shown->substr(text.size()).find("loading ") <= 1);  // after the end of the line
+    CHECK(shown->find('\033') == shown->npos);
+    CHECK(shown->find('\r') == shown->npos);
+}
+
+TEST_CASE("a progress bar is drawn in a terminal only, and wiped off at the end") {
+    const Result piped = run("progress", "'" SHOW_PROGRESS "'");
+    CHECK(piped.out + piped.err == "");
+    const auto shown = in_terminal("'" SHOW_PROGRESS "'");
+    if (!shown) return;
+    const auto bar = [](std::size_t filled) { return std::string(filled, '#') + std::string(40 - filled, ' '); };
+    CHECK(*shown == "\rloading [" + bar(20) + "] 50 %\rloading [" + bar(40) + "] 100 %\r\033[K");
+}
+
 TEST_CASE("a conversation answers each line until the input ends") {
     const Result run = generate("--chat -n 10 --temperature 0", "printf 'Who is there?\\n\\nSpeak!\\n' |");
     CHECK(run.status == 0);
     CHECK(lines(run.out) >= 2);
     CHECK(run.out.find('>') == run.out.npos);
+}
+
+TEST_CASE("an answer depends on what was said before, and on the system prompt") {
+    const auto answers = [](const std::string& questions, const std::string& options = "") {
+        return generate("--chat --quiet -n 10 --temperature 0 " + options, "printf '" + questions + "' |").out;
+    };
+    const auto second_answer = [&](const std::string& first_question) {
+        const std::string first = answers(first_question + "\\n"), both = answers(first_question + "\\nSpeak!\\n");
+        CHECK(both.starts_with(first));
+        return both.substr(first.size());
+    };
+    CHECK(!second_answer("My lord").empty());
+    CHECK(second_answer("My lord") != second_answer("Who is there?"));
+    CHECK(second_answer("My lord") != answers("Speak!\\n"));
+    CHECK(answers("My lord\\n", "--system 'You are a king.'") != answers("My lord\\n"));
 }
 
 TEST_CASE("a mistake in the call is named in one line, with what was expected, and has status 2") {

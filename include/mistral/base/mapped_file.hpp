@@ -45,8 +45,8 @@ class MappedFile {
     [[nodiscard]] static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path) {
         std::error_code error;
         const auto status = std::filesystem::status(path, error);
-        require(std::filesystem::exists(status), utf8(path), " does not exist");
-        require(!error, utf8(path), " cannot be read: ", error.message());
+        require(!error, utf8(path), " cannot be opened: ", error.message());
+        require(std::filesystem::exists(status), utf8(path), " does not exist");  // no error to all libraries
         require(std::filesystem::is_regular_file(status), utf8(path), " is not a regular file");
         return std::shared_ptr<const MappedFile>(new MappedFile(path));
     }

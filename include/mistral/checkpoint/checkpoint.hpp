@@ -2,6 +2,7 @@
 
 #include <mistral/base/config.hpp>
 #include <mistral/base/error.hpp>
+#include <mistral/base/file_in_directory.hpp>
 #include <mistral/base/mapped_file.hpp>
 #include <mistral/checkpoint/config_json.hpp>
 #include <mistral/checkpoint/json.hpp>
@@ -10,7 +11,6 @@
 #include <mistral/checkpoint/shard_index.hpp>
 #include <mistral/checkpoint/tensor_view.hpp>
 
-#include <algorithm>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -30,10 +30,8 @@ class Checkpoint {
     ///   names Mistral's own    params.json with consolidated.safetensors, else with the shards that
     ///                    consolidated.safetensors.index.json names
     ///
-    /// No other file is looked at. Names of shards must be plain file names. A file may be a link to another one inside
-    /// the directory, or, in a cache of huggingface_hub (.../snapshots/<revision>), to one in its blobs; links that
-    /// lead elsewhere are refused, so that a directory from a stranger cannot bring other files into a model. The
-    /// directory itself may be reached by any links.
+    /// No other file is looked at. Names of shards must be plain file names. Links that lead out of the directory are
+    /// refused as `file_in_directory` says.
     ///
     /// Tensors that say nothing (`rotary_emb.inv_freq`) are ignored, all others that the model does not have, such as
     /// biases, are refused. Where lm_head.weight is missing, the config must say that the embeddings are tied; where
@@ -45,7 +43,7 @@ class Checkpoint {
         const auto root = std::filesystem::canonical(directory, error);
         require(!error, utf8(directory), " cannot be opened: ", error.message());
         require(std::filesystem::is_directory(root, error), utf8(directory),
-                " is not a directory, expected one with a model in it");
+                " is not a directory, expected one with a model in it", advice_on(root));
         for (const Layout& layout : layouts)
             if (has(root, layout.config) && (has(root, layout.weights) || has(root, index_of(layout))))
                 return Checkpoint(root, layout);
@@ -144,21 +142,9 @@ class Checkpoint {
         return Json::parse({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, utf8(directory_ / name));
     }
 
-    /// The file that `name` stands for, its links followed. Throws Error where they lead out of the directory.
+    /// The file that `name` stands for. Throws Error where its links lead out of the directory.
     [[nodiscard]] std::filesystem::path resolve(const std::string& name) const {
-        const auto path = directory_ / std::filesystem::path(std::u8string(name.begin(), name.end()));
-        std::error_code error;
-        auto target = std::filesystem::canonical(path, error);
-        require(!error, utf8(path), " cannot be opened: ", error.message());
-        const auto blobs = directory_.parent_path().parent_path() / "blobs";
-        const bool cached = directory_.parent_path().filename() == "snapshots" && is_inside(target, blobs);
-        require(is_inside(target, directory_) || cached, utf8(path), " is a link to ", utf8(target),
-                ", expected a file in the directory: open the directory that holds the files, or copy them");
-        return target;
-    }
-
-    static bool is_inside(const std::filesystem::path& file, const std::filesystem::path& directory) {
-        return std::mismatch(directory.begin(), directory.end(), file.begin(), file.end()).first == directory.end();
+        return file_in_directory(directory_, std::filesystem::path(std::u8string(name.begin(), name.end())));
     }
 
     static bool has(const std::filesystem::path& directory, const std::string& name) {
@@ -170,15 +156,28 @@ class Checkpoint {
         std::error_code error;
         for (auto entry = std::filesystem::directory_iterator(root, error);
              !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
-            const auto extension = entry->path().extension();
-            const std::string name = utf8(entry->path().filename());
-            if (extension == ".bin" || extension == ".pth" || extension == ".pt")
-                return concat(name, " looks like a pickle, which may run code when it is read. ", how_to_convert(name));
-            if (extension == ".gguf")
-                return concat(name, " is GGUF, which is not supported; expected the model's safetensors files");
+            if (auto advice = why_unsupported(entry->path()); !advice.empty()) return advice;
         }
         return "expected config.json with model.safetensors or model.safetensors.index.json, or params.json with "
                "consolidated.safetensors or consolidated.safetensors.index.json";
+    }
+
+    /// What to do instead of opening `file`; empty where nothing is known of such a file.
+    static std::string advice_on(const std::filesystem::path& file) {
+        if (file.extension() == ".safetensors") return ": give the one that holds the file";
+        const std::string reason = why_unsupported(file);
+        return reason.empty() ? reason : ": " + reason;
+    }
+
+    /// Why the weights in `file` are not read, and what to do about it; empty for files of other kinds.
+    static std::string why_unsupported(const std::filesystem::path& file) {
+        const auto extension = file.extension();
+        const std::string name = utf8(file.filename());
+        if (extension == ".bin" || extension == ".pth" || extension == ".pt")
+            return concat(name, " looks like a pickle, which may run code when it is read. ", how_to_convert(name));
+        if (extension == ".gguf")
+            return concat(name, " is GGUF, which is not supported; expected the model's safetensors files");
+        return {};
     }
 
     static std::string how_to_convert(std::string_view name) {

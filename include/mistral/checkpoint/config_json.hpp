@@ -29,7 +29,8 @@ class ConfigReader {
     ///
     ///   - a missing `sliding_window` is 4096 for mistral; null is none. A list repeats over the layers.
     ///     `layer_types` says of each layer whether the window holds ("sliding_attention") or not ("full_attention").
-    ///     0, which is "none" to some programs and nonsense to others, is refused.
+    ///     0, which is "none" to some programs and nonsense to others, is refused. A llama has no windows: like
+    ///     transformers' LlamaConfig, its files may hold these keys, and they mean nothing.
     ///   - `rope_theta` stands beside the other keys, or in `rope_parameters` or `rope_scaling` with the rope_type
     ///     "default"; 10000 if nowhere. Every other kind of scaling is refused.
     ///   - `head_dim` missing or null is hidden_size / num_attention_heads.
@@ -60,9 +61,11 @@ class ConfigReader {
         if (const auto eps = root.find("rms_norm_eps")) config.norm_eps = eps->number(0, 1);
         if (const auto tied = root.find_given("tie_word_embeddings")) config.tied_embeddings = tied->boolean();
         config.rotary_pairing = RotaryPairing::halves;
-        const auto window = root.find("sliding_window");
-        config.windows = window ? windows(*window) : std::vector<Index>{family.window};
-        if (const auto types = root.find_given("layer_types")) config.windows = by_layer(*types, config);
+        if (family.window) {
+            const auto window = root.find("sliding_window");
+            config.windows = window ? windows(*window) : std::vector<Index>{*family.window};
+            if (const auto types = root.find_given("layer_types")) config.windows = by_layer(*types, config);
+        }
         if (const auto bos = root.find("bos_token_id")) config.bos_token = bos->is_null() ? -1 : token(*bos, config);
         if (const auto eos = root.find("eos_token_id")) config.eos_tokens = tokens(*eos, config);
         require_consistent(config, root);
@@ -78,9 +81,10 @@ class ConfigReader {
     ///   - `max_position_embeddings` or `max_seq_len` missing is 32768, what the 7B models were trained for.
     ///   - Every entry of these short files describes the model, so unknown ones are refused unless null or false.
     [[nodiscard]] static Config params_json(const Json& root) {
-        for (const auto& [key, value] : root.members())
+        root.for_each_member([](std::string_view key, const Json& value) {
             require(is_known_parameter(key) || value.is_null() || value.is_false(), value.where(),
                     " is not supported: it may change what the model computes");
+        });
         if (const auto type = root.find("model_type")) type->expect(type->text() == "transformer", "\"transformer\"");
         if (const auto causal = root.find_given("causal")) causal->expect(causal->boolean(), "true");
 
@@ -112,14 +116,14 @@ class ConfigReader {
         Index intermediate_size;
         std::optional<Index> kv_heads;  // as many as query heads where nothing is said
         Index max_positions;
-        Index window;
+        std::optional<Index> window;  // none where the type knows no windows
     };
 
     static Family family_of(const Json& root) {
         const Json type = root.at("model_type");
         if (type.text() == "mistral") return {14336, 8, 131072, 4096};
         type.expect(type.text() == "llama", "\"mistral\" or \"llama\"");
-        return {11008, std::nullopt, 2048, no_window};
+        return {11008, std::nullopt, 2048, std::nullopt};
     }
 
     static bool is_known_parameter(std::string_view key) {
@@ -170,7 +174,7 @@ class ConfigReader {
         };
         for (const char* key : {"rope_parameters", "rope_scaling"})
             if (const auto rope = root.find_given(key)) {
-                for (const auto& [name, value] : rope->members()) require_plain_rotation(name, value);
+                rope->for_each_member(&require_plain_rotation);
                 agree(*rope);
             }
         agree(root);

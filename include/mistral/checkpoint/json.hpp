@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mistral/base/c_locale.hpp>
 #include <mistral/base/error.hpp>
 #include <mistral/base/quote.hpp>
 #include <mistral/base/types.hpp>
@@ -26,7 +27,8 @@ class JsonBuilder {
   public:
     using Value = nlohmann::json;
 
-    static constexpr std::size_t max_bytes = std::size_t{2} << 20;  ///< a header of a 7B model has 32 KB
+    static constexpr std::size_t max_bytes =
+        std::size_t{1} << 20;  ///< a header of a 7B model has 32 KB; messages cost nine times as much
     static constexpr std::size_t max_depth = 16;
     static constexpr Index max_values =
         Index{1} << 15;  ///< bounds memory; a header has 8 per tensor, and a model some hundred tensors
@@ -87,10 +89,8 @@ class JsonBuilder {
         return true;
     }
 
-    /// The number that was read, whatever decimal point the program's locale has given nlohmann's copy of it.
-    double parse(std::string digits) const {
-        const auto point = digits.find_first_not_of("+-0123456789eE");
-        if (point != std::string::npos) digits[point] = '.';
+    /// The number itself: nlohmann's own reading does not tell what is too small for a double.
+    double parse(const std::string& digits) const {
         double value = 0;
         const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
         require(error == std::errc() && end == digits.data() + digits.size(), name_, ": the number ", quote(digits),
@@ -116,6 +116,7 @@ class Json {
                 JsonBuilder::max_bytes);
         require(text.find('\0') == std::string_view::npos, name, " is not valid JSON: it holds a zero byte");
         JsonBuilder builder(name);
+        const CLocale numbers;
         nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
         auto root = std::make_shared<const nlohmann::json>(builder.take());
         return Json(root.get(), root, std::move(name), ": ");
@@ -149,13 +150,19 @@ class Json {
         return *std::move(entry);
     }
 
-    /// The entries of an object, in the order of their keys' bytes.
-    [[nodiscard]] std::vector<std::pair<std::string, Json>> members() const {
+    /// Calls visit(key, value) for the entries of an object, in the order of their keys' bytes: one after the other, as
+    /// each value holds the words for its place, which for all at once could take more memory than the file.
+    template <class Visit>
+    void for_each_member(const Visit& visit) const {
         expect(value_->is_object(), "an object");
-        std::vector<std::pair<std::string, Json>> all;
         for (const auto& [key, entry] : value_->get_ref<const nlohmann::json::object_t&>())
-            all.emplace_back(key, child(entry, concat(next_, escape(key))));
-        return all;
+            visit(key, child(entry, concat(next_, escape(key))));
+    }
+
+    /// How many entries an object has.
+    [[nodiscard]] std::size_t member_count() const {
+        expect(value_->is_object(), "an object");
+        return value_->size();
     }
 
     /// The elements of a list that has at most `most`.

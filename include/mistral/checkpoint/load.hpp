@@ -28,7 +28,7 @@ struct LoadProgress {
 
 /// What a caller may ask of MistralModel::load.
 struct LoadOptions {
-    /// Replaces the checkpoint's windows; repeats over the layers. {no_window} for none.
+    /// Replaces the checkpoint's windows; repeats over the layers. Each is a number of positions above 0, or no_window.
     std::optional<std::vector<Index>> windows = std::nullopt;
     std::function<void(const LoadProgress&)> progress = nullptr;  ///< called after each tensor, on the calling thread
     std::stop_token stop = {};  ///< makes the loading throw Cancelled, at the latest after a few thousand elements
@@ -100,6 +100,8 @@ class WeightLoader {
     require(!config.windows.empty(), "the windows to load a model with are an empty list, expected one at least");
     for (Index layer = 0; layer < config.layers; ++layer) {
         try {
+            const Index window = config.window(layer);  // a Dynamic one would pass for left open
+            require(window > 0, "window is ", window, ", expected a positive number");
             static_cast<void>(resolve(fixed, config.shape(layer)));
         } catch (const Error& error) {
             fail(utf8(checkpoint.directory()), ", layer ", layer, ": ", error.what());

@@ -30,7 +30,7 @@ namespace mistral {
 ///     demands; empty tensors may lie anywhere between others;
 ///   - `__metadata__` maps texts to texts.
 ///
-/// The one limit that the format does not have is JsonBuilder's on the size of the header: 2 MiB where the format
+/// The one limit that the format does not have is JsonBuilder's on the size of the header: 1 MiB where the format
 /// allows 100 MB. Names may be any text, the empty one included. Nothing of the tensors is read.
 class Safetensors {
   public:
@@ -51,16 +51,14 @@ class Safetensors {
         const auto data = file.subspan(length_bytes + header.size());
         Safetensors parsed;
         std::vector<Extent> extents;
-        for (const auto& [key, entry] : Json::parse(header, name).members()) {
-            if (key == "__metadata__") {
-                for (const auto& [_, value] : entry.members()) static_cast<void>(value.text());
-                continue;
-            }
+        Json::parse(header, name).for_each_member([&](const std::string& key, const Json& entry) {
+            if (key == "__metadata__")
+                return entry.for_each_member([](auto&, const Json& value) { static_cast<void>(value.text()); });
             extents.push_back(extent_of(entry, data.size()));
             const auto [begin, end] = extents.back();
             parsed.tensors_.emplace(key, TensorView{dtype_of_entry(entry), shape_of(entry),
                                                     data.subspan(begin, end - begin), owner, entry.where()});
-        }
+        });
         require_tiling(std::move(extents), data.size(), name);
         return parsed;
     }
@@ -117,7 +115,7 @@ class Safetensors {
     }
 
     static Extent extent_of(const Json& entry, std::size_t data_size) {
-        require(entry.members().size() == 3, entry.where(), " has ", entry.members().size(),
+        require(entry.member_count() == 3, entry.where(), " has ", entry.member_count(),
                 " entries, expected dtype, shape and data_offsets");
         const std::uint64_t size = size_of(entry);
         const Json list = entry.at("data_offsets");

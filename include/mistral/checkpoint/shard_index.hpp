@@ -31,10 +31,10 @@ using ShardIndex = std::map<std::string, std::set<std::string>>;
 [[nodiscard]] inline ShardIndex read_shard_index(const Json& index) {
     ShardIndex shards;
     const Json map = index.at("weight_map");
-    for (const auto& [tensor, shard] : map.members()) {
+    map.for_each_member([&](const std::string& tensor, const Json& shard) {
         shard.expect(is_plain_file_name(shard.text()), "the plain name of a file beside the index");
         shards[shard.text()].insert(tensor);
-    }
+    });
     map.expect(!shards.empty(), "one with a tensor at least");
     return shards;
 }

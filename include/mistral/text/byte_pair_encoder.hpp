@@ -9,9 +9,9 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <map>
 #include <optional>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 namespace mistral {
@@ -148,12 +148,12 @@ class BytePairEncoder {
     const Vocabulary& vocabulary_;
     const SentencePieceModel& model_;
     std::string_view text_;
-    std::vector<Offset> previous_;                              // of each symbol
-    std::vector<Offset> next_;                                  // of each symbol; the last one's is the end of the text
-    std::vector<std::uint32_t> ranks_;                          // of the merge of each symbol with the next
-    std::vector<std::uint64_t> first_merges_;                   // priorities, the soonest first
-    std::vector<std::uint64_t> later_merges_;                   // priorities, a heap
-    std::unordered_map<std::string_view, std::size_t> splits_;  // bytes of the left part of each unused piece
+    std::vector<Offset> previous_;                    // of each symbol
+    std::vector<Offset> next_;                        // of each symbol; the last one's is the end of the text
+    std::vector<std::uint32_t> ranks_;                // of the merge of each symbol with the next
+    std::vector<std::uint64_t> first_merges_;         // priorities, the soonest first
+    std::vector<std::uint64_t> later_merges_;         // priorities, a heap
+    std::map<std::string_view, std::size_t> splits_;  // bytes of the left part of each unused piece
 };
 
 }  // namespace mistral

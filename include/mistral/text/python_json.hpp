@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mistral/base/c_locale.hpp>
 #include <mistral/base/error.hpp>
 
 #include <nlohmann/json.hpp>
@@ -8,10 +9,10 @@
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -86,15 +87,16 @@ class PythonJsonWriter {
     /// An object or array of which the end has not come.
     struct Container {
         bool is_object = false;
-        std::string key{};                                         // of the value to come
-        std::vector<Member> members{};                             // without keys in an array
-        std::unordered_map<std::string, std::size_t> positions{};  // of the keys among the members
+        std::string key{};                               // of the value to come
+        std::vector<Member> members{};                   // without keys in an array
+        std::map<std::string, std::size_t> positions{};  // of the keys among the members; no hash to be attacked
     };
 
     PythonJsonWriter() { open_.emplace_back(); }
 
     bool read(std::string_view text) {
         if (text.starts_with("\xEF\xBB\xBF")) return false;  // nlohmann skips a byte order mark, Python does not
+        const CLocale numbers;
         return nlohmann::json::sax_parse(text.begin(), text.end(), this);
     }
 

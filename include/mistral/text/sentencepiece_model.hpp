@@ -89,6 +89,7 @@ class SentencePieceParser {
             else if (number == 5)
                 parse_denormalizer_spec(reader.message(*field));
         }
+        model_.pieces = PieceTable(std::move(texts_));
         check_whole();
         return std::move(model_);
     }
@@ -107,7 +108,7 @@ class SentencePieceParser {
 
     void reserve(Index pieces) {
         const auto count = static_cast<std::size_t>(pieces);
-        model_.pieces = PieceTable(count);
+        texts_.reserve(count);
         model_.scores.reserve(count);
         model_.types.reserve(count);
         model_.byte_tokens.fill(-1);
@@ -136,7 +137,7 @@ class SentencePieceParser {
         check(Utf8::is_well_formed(text), "is not well-formed UTF-8");
         check(std::isfinite(score), "has the score ", score, ", expected a finite number");
         check(type >= 1 && type <= 6, "is of type ", type, ", expected 1 to 6");
-        check(model_.pieces.insert(text), "is there twice");
+        texts_.push_back(text);
         model_.scores.push_back(score);
         model_.types.push_back(static_cast<PieceType>(type));
         note_special(static_cast<PieceType>(type), text, check);
@@ -144,7 +145,7 @@ class SentencePieceParser {
 
     /// Remembers the unknown piece and the byte pieces, of each of which there is one.
     void note_special(PieceType type, std::string_view text, const auto& check) {
-        const auto token = static_cast<Token>(model_.pieces.size() - 1);
+        const auto token = static_cast<Token>(texts_.size() - 1);
         if (type == PieceType::unknown) {
             check(model_.unknown < 0, "is of type unknown, as is piece ", model_.unknown);
             model_.unknown = token;
@@ -224,6 +225,9 @@ class SentencePieceParser {
     }
 
     void check_whole() const {
+        for (Token token = 0; token < model_.pieces.size(); ++token)
+            require(model_.pieces.find(model_.pieces[token]) == token, name_, ": piece ", token, ", ",
+                    quote(model_.pieces[token]), ", is there twice");
         require(model_type_ == byte_pair_encoding, name_, " is a model of type ", model_type_,
                 ", expected 2, byte-pair encoding");
         require(has_normalizer_spec_, name_, " has no normalizer_spec: it is not complete");
@@ -247,7 +251,8 @@ class SentencePieceParser {
     std::string_view name_;
     std::shared_ptr<const std::string> file_;
     SentencePieceModel model_;
-    std::int32_t model_type_ = unigram;  // what the file's silence means
+    std::vector<std::string_view> texts_;  // of the pieces
+    std::int32_t model_type_ = unigram;    // what the file's silence means
     Token unknown_id_ = 0;
     bool has_normalizer_spec_ = false;
 };

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <mistral/base/error.hpp>
+#include <mistral/base/file_in_directory.hpp>
 #include <mistral/base/mapped_file.hpp>
 #include <mistral/base/quote.hpp>
 #include <mistral/base/types.hpp>
@@ -54,10 +55,13 @@ class Tokenizer {
     static constexpr std::size_t most_bytes = std::size_t{16} << 20;
 
     /// Reads a SentencePiece model file, or that of a directory: tokenizer.model, or else tokenizer.model.v3, or else
-    /// the only file named *.model.v1, *.model.v2 or *.model.v3. Throws Error with what was looked for.
+    /// the only file named *.model.v1, *.model.v2 or *.model.v3. A link in a directory must lead to where
+    /// `file_in_directory` says. Throws Error with what was looked for.
     [[nodiscard]] static Tokenizer load(const std::filesystem::path& file_or_directory) {
-        auto file = MappedFile::open(find_tokenizer_file(file_or_directory));
-        const std::string name = file->name();
+        const auto path = find_tokenizer_file(file_or_directory);
+        const bool is_given = path == file_or_directory;
+        auto file = MappedFile::open(is_given ? path : file_in_directory(file_or_directory, path.filename()));
+        const std::string name = utf8(path);
         std::string bytes = copy(file->bytes(), name);
         file.reset();  // the model keeps its copy only
         return Tokenizer(SentencePieceModel::parse(std::move(bytes), name));

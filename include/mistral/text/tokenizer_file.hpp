@@ -40,7 +40,7 @@ namespace mistral {
         return path;
     }
     for (const char* name : {"tokenizer.model", "tokenizer.model.v3"})
-        if (std::filesystem::exists(path / name, error)) return path / name;
+        if (std::filesystem::exists(std::filesystem::symlink_status(path / name, error))) return path / name;
     if (auto versioned = find_versioned_tokenizer(path); !versioned.empty()) return versioned;
     for (const char* name : {"tekken.json", "tokenizer.json"})
         if (std::filesystem::exists(path / name, error)) fail(utf8(path / name), unsupported);
