@@ -46,6 +46,8 @@ int run(const Options& options) {
     if (type == "double") return run<double>(options);
     if (type == "float") return run<float>(options);
     if (type == "half") return run<mistral::half>(options);
+    if (type == "q8") return run<mistral::Q8>(options);
+    if (type == "q4") return run<mistral::Q4>(options);
     return run<mistral::bfloat16>(options);
 }
 

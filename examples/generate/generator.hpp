@@ -78,7 +78,9 @@ class Generator {
             bar.show(progress.tensors_done, progress.tensors);
         };
         load.stop = interruptible.token();
-        return Model::load(options.model, mistral::Cpu(options.threads), load);
+        auto model = Model::load(options.model, mistral::Cpu(options.threads), load);
+        if (interruptible.stopped()) throw mistral::Cancelled("loading was cancelled");
+        return model;
     }
 
     /// Generates after `prompt`, and hands on what `detokenizer` makes of it.

@@ -91,7 +91,7 @@ class CommandLine {
     void add_model() {
         app_.add_option("-m,--model", options_.model, "Directory of a checkpoint")->capture_default_str();
         app_.add_option("--dtype", options_.dtype, "Type of the weights; auto is the checkpoint's own")
-            ->check(CLI::IsMember({"auto", "double", "float", "half", "bfloat16"}))
+            ->check(CLI::IsMember({"auto", "double", "float", "half", "bfloat16", "q8", "q4"}))
             ->capture_default_str();
         app_.add_option("--window", window_, "Positions that attention sees, or none; auto is the checkpoint's own")
             ->type_name("N|none|auto")

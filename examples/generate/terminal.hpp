@@ -65,6 +65,9 @@ class Interruptible {
 
     std::stop_token token() const { return stop_.get_token(); }
 
+    /// Whether Ctrl-C was pressed; the token may not know yet.
+    bool stopped() const { return interrupted; }
+
   private:
     // A handler may do no more than set a flag, so a thread looks at it.
     void watch(const std::stop_token& end) {

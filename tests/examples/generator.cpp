@@ -120,7 +120,7 @@ TEST_CASE("another window changes the text only once it is full") {
 
 TEST_CASE("all types of weights work, and agree where nothing is close") {
     const std::string text = generate("ROMEO: -n 10 --temperature 0").out;
-    for (const std::string type : {"double", "float", "half", "bfloat16"})
+    for (const std::string type : {"double", "float", "half", "bfloat16", "q8"})
         CHECK(generate("ROMEO: -n 10 --temperature 0 --dtype " + type).out == text);
 }
 
@@ -199,7 +199,7 @@ TEST_CASE("a mistake in the call is named in one line, with what was expected, a
         {"x --seed -1", "expected 0 to 18446744073709551615"},
         {"x --window 0", "expected auto, none, or a number above 0"},
         {"x --window 99999999999999999999", "expected auto, none, or a number above 0"},
-        {"x --dtype int3", "double,float,half,bfloat16"},
+        {"x --dtype int3", "double,float,half,bfloat16,q8,q4"},
         {"x --alternatives 2", "--json"},
         {"x --json --alternatives 2000", "0 to 1024"},
         {"x --prompt y", "more than once"},
@@ -243,7 +243,7 @@ TEST_CASE("what cannot be loaded or computed is named in one line, with status 1
 TEST_CASE("Ctrl-C ends the text, still gives the figures, and has status 130") {
     Result run;
     for (const std::string seconds : {"1", "5", "25"}) {  // a busy machine may take long to come to the first token
-        run = generate("ROMEO: -n 1000000000", "timeout --preserve-status --signal=INT " + seconds);
+        run = generate("ROMEO: -n 1000000000", "timeout --foreground --preserve-status --signal=INT " + seconds);
         CHECK(run.status == 130);
         if (!run.out.empty()) break;
     }

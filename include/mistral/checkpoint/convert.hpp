@@ -72,6 +72,23 @@ template <class To, class From>
     return true;
 }
 
+/// The function that converts a tensor's elements to T. Throws Error where they are not of floating point.
+template <class T>
+[[nodiscard]] auto converter(const TensorView& tensor) {
+    switch (tensor.dtype) {
+        case DType::f64:
+            return &convert_elements<T, double>;
+        case DType::f32:
+            return &convert_elements<T, float>;
+        case DType::f16:
+            return &convert_elements<T, half>;
+        case DType::bf16:
+            return &convert_elements<T, bfloat16>;
+        default:
+            fail(tensor.origin, " has the type ", info(tensor.dtype).name, ", expected BF16, F16, F32 or F64");
+    }
+}
+
 /// A tensor as a matrix [rows, cols] of T. One of T's own type that is aligned for it stays where it is; any other is
 /// converted into memory of its own, each element to the nearest that T has. Throws Error where a finite number is
 /// beyond T's range or the tensor is not of floating point, Cancelled where `stop` asks for it.
@@ -81,20 +98,7 @@ template <class T>
             rows * cols);
     if (tensor.dtype == dtype_of<T> && reinterpret_cast<std::uintptr_t>(tensor.bytes.data()) % alignof(T) == 0)
         return {{reinterpret_cast<const T*>(tensor.bytes.data()), rows, cols}, tensor.owner};
-    const auto convert = [&] {
-        switch (tensor.dtype) {
-            case DType::f64:
-                return &convert_elements<T, double>;
-            case DType::f32:
-                return &convert_elements<T, float>;
-            case DType::f16:
-                return &convert_elements<T, half>;
-            case DType::bf16:
-                return &convert_elements<T, bfloat16>;
-            default:
-                fail(tensor.origin, " has the type ", info(tensor.dtype).name, ", expected BF16, F16, F32 or F64");
-        }
-    }();
+    const auto convert = converter<T>(tensor);
     constexpr Index block = Index{1} << 14;  // both sides stay in the cache, and a stop is noticed at once
     const auto converted = std::make_shared<AlignedBuffer<T>>(rows * cols);
     const Index from_size = info(tensor.dtype).bits / 8;

@@ -8,7 +8,11 @@
 #include <mistral/checkpoint/model_tensors.hpp>
 #include <mistral/model/mistral_model.hpp>
 #include <mistral/model/weights.hpp>
+#include <mistral/scalar/quantization.hpp>
 
+#include <algorithm>
+#include <atomic>
+#include <cmath>
 #include <filesystem>
 #include <functional>
 #include <optional>
@@ -42,20 +46,32 @@ class WeightLoader {
         : checkpoint_(checkpoint),
           device_(device),
           options_(options),
-          progress_{.tensors_done = 0, .tensors = static_cast<Index>(checkpoint.tensors().size())} {}
+          progress_{.tensors_done = 0,
+                    .tensors = static_cast<Index>(checkpoint.tensors().size()) + (quantizes_embedding() ? 1 : 0)} {}
 
     /// All weights. Throws Error and Cancelled.
     [[nodiscard]] ModelWeights<S, D> load() {
         const Config& config = checkpoint_.config();
         ModelWeights<S, D> weights;
-        weights.embedding = matrix<S>("model.embed_tokens.weight");
+        weights.embedding = matrix<EmbeddingScalar<S>>(embedding_name);
         for (Index layer = 0; layer < config.layers; ++layer) weights.blocks.push_back(block(layer_name(layer)));
         weights.norm = matrix<Activation<S>>("model.norm.weight");
-        weights.output = config.tied_embeddings ? weights.embedding : matrix<S>("lm_head.weight");
+        if constexpr (!QuantizedScalar<S>)
+            weights.output = config.tied_embeddings ? weights.embedding : matrix<S>(output_name);
+        else
+            weights.output = matrix<S>(config.tied_embeddings ? embedding_name : output_name);
         return weights;
     }
 
   private:
+    static constexpr const char* embedding_name = "model.embed_tokens.weight";
+    static constexpr const char* output_name = "lm_head.weight";
+
+    /// Whether the table of the embedding is read once more as the output's weights, which are quantised.
+    [[nodiscard]] bool quantizes_embedding() const {
+        return QuantizedScalar<S> && checkpoint_.config().tied_embeddings;
+    }
+
     template <class T>
     using Matrix = typename D::template Matrix<T>;
 
@@ -79,9 +95,33 @@ class WeightLoader {
         const TensorView& tensor = checkpoint_.tensor(name);
         if (options_.stop.stop_requested()) throw Cancelled("loading was cancelled at " + tensor.origin);
         const Index rows = tensor.shape.size() == 1 ? 1 : tensor.shape.front();
-        Matrix<T> loaded = device_.matrix(host_matrix<T>(tensor, rows, tensor.shape.back(), options_.stop));
+        const Index cols = tensor.shape.back();
+        Matrix<T> loaded = [&] {
+            if constexpr (QuantizedScalar<T>)
+                return quantized<T>(tensor, rows, cols);
+            else
+                return device_.matrix(host_matrix<T>(tensor, rows, cols, options_.stop));
+        }();
         ++progress_.tensors_done;
         if (options_.progress) options_.progress(progress_);
+        return loaded;
+    }
+
+    /// The tensor in a quantised format. The device asks for rows from several threads.
+    template <QuantizedScalar T>
+    Matrix<T> quantized(const TensorView& tensor, Index rows, Index cols) const {
+        const auto convert = converter<float>(tensor);
+        const Index row_bytes = cols * info(tensor.dtype).bits / 8;
+        std::atomic<bool> in_range = true;
+        Matrix<T> loaded = device_.template quantize<T>(rows, cols, [&](Index row, float* to) {
+            if (options_.stop.stop_requested()) return;
+            convert(tensor.bytes.data() + row * row_bytes, to, cols);
+            const auto fits = [](float x) { return std::abs(x) <= largest_weight; };
+            if (!std::all_of(to, to + cols, fits)) in_range = false;
+        });
+        if (options_.stop.stop_requested()) throw Cancelled("loading was cancelled at " + tensor.origin);
+        require(in_range, tensor.origin, " holds numbers beyond the range of ", ScalarTraits<T>::name,
+                ", which ends at ", largest_weight);
         return loaded;
     }
 

@@ -40,12 +40,13 @@ struct KeyValueStore {
     Index head_dim = 0;
 };
 
-/// What a device does: ten verbs over matrices in its own memory. `model/` is written against this concept and knows
-/// no device by name; a new device is a new folder that models it. A device is a small value whose copies share its
-/// threads or streams. Verbs that need scratch memory take it from the workspace. Shapes, with tokens the number of
+/// What a device does: a dozen verbs over matrices in its own memory. `model/` is written against this concept and
+/// knows no device by name; a new device is a new folder that models it. A device is a small value whose copies share
+/// its threads or streams. Verbs that need scratch memory take it from the workspace. Shapes, with tokens the number of
 /// tokens of the chunk, whose first stands at `position`:
 ///
 ///   matrix     weights in host memory -> the same where the device multiplies them
+///   quantize   rows, cols, a function that gives a row -> weights in the device's order of a quantised format
 ///   embed      tokens, table [vocab_size, hidden_size] -> out [tokens, hidden_size]
 ///   rms_norm   x [tokens, hidden_size], weight [1, hidden_size] -> out [tokens, hidden_size]
 ///   multiply   x [tokens, inputs], weights [outputs, inputs] -> out [tokens, outputs], assigned or added
@@ -64,6 +65,9 @@ concept Device = std::copyable<D> &&
              const Ring& ring) {
     typename D::template Buffer<bfloat16>;
     { device.matrix(HostMatrix<bfloat16>{}) } -> std::same_as<typename D::template Matrix<bfloat16>>;
+    {
+        device.template quantize<Q4>(Index{}, Index{}, [](Index, float*) {})
+        } -> std::same_as<typename D::template Matrix<Q4>>;
     device.embed(std::span<const Token>{}, weights, out);
     device.rms_norm(x, vector, 1e-5, out);
     device.multiply(x, weights, out, Update::add, workspace);

@@ -50,8 +50,8 @@ class MistralModel {
           norm_(device_, std::move(weights.norm), config_.norm_eps),
           output_(device_, std::move(weights.output), config_.vocab_size, config_.hidden_size, "output") {
         require(embedding_.rows() == config_.vocab_size && embedding_.cols() == config_.hidden_size,
-                "the embedding is [", embedding_.rows(), ", ", embedding_.cols(), "], expected [",
-                config_.vocab_size, ", ", config_.hidden_size, "]");
+                "the embedding is [", embedding_.rows(), ", ", embedding_.cols(), "], expected [", config_.vocab_size,
+                ", ", config_.hidden_size, "]");
         require(static_cast<Index>(weights.blocks.size()) == config_.layers, "there are weights of ",
                 weights.blocks.size(), " layers, expected ", config_.layers);
         require(!config_.windows.empty(), "the config has no windows, expected one or more");

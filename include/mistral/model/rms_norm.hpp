@@ -18,8 +18,8 @@ class RMSNorm {
     /// weight [1, hidden_size]. Throws Error for another shape and for an eps that is not in [0, 1).
     RMSNorm(D device, typename D::template Matrix<A> weight, double eps)
         : device_(std::move(device)), weight_(std::move(weight)), eps_(eps) {
-        require(weight_.rows() == 1 && weight_.cols() > 0, "the norm's weight is [", weight_.rows(),
-                ", ", weight_.cols(), "], expected [1, hidden_size]");
+        require(weight_.rows() == 1 && weight_.cols() > 0, "the norm's weight is [", weight_.rows(), ", ",
+                weight_.cols(), "], expected [1, hidden_size]");
         require(0 <= eps && eps < 1, "the norm's eps is ", eps, ", expected a number in [0, 1)");
     }
 

@@ -6,9 +6,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <span>
+#include <limits>
 
 /// The quantised formats, whatever the order in which a device keeps them. A row of weights is cut into groups of 64
 /// consecutive inputs; a weight is scale * level / 128, with one binary16 scale per group and one integer level per
@@ -16,7 +17,8 @@
 namespace mistral {
 
 inline constexpr Index group_size = 64;
-inline constexpr float level_unit = 128;  // keeps scales near the weights themselves, inside the range of binary16
+inline constexpr float level_unit = 128;        ///< keeps scales near the weights, inside the range of binary16
+inline constexpr float largest_weight = 32768;  ///< that scales can stand for, with room for those that cut it off
 
 /// The levels that Lloyd's algorithm finds for trained weights of a Mistral, in groups of 64 scaled as here, with the
 /// largest at -127: about as close together as weights of a normal distribution lie. Their mean square error is a
@@ -24,87 +26,112 @@ inline constexpr float level_unit = 128;  // keeps scales near the weights thems
 inline constexpr std::array<std::int8_t, 16> q4_levels{-127, -100, -79, -62, -47, -34, -21, -10,
                                                        2,    13,   25,  37,  50,  66,  84,  109};
 
-/// One group: its scale, and the level of each weight.
+/// The weights of one group, and their levels while they are being chosen.
+using GroupValues = std::array<float, static_cast<std::size_t>(group_size)>;
+
+/// A group as it is stored: its scale, and the level of each weight.
 struct QuantizedGroup {
     half scale{0.0f};
-    std::array<std::int8_t, group_size> levels{};
+    std::array<std::int8_t, static_cast<std::size_t>(group_size)> levels{};
 
     [[nodiscard]] float weight(Index i) const {
         return static_cast<float>(scale) * static_cast<float>(levels[static_cast<std::size_t>(i)]) / level_unit;
     }
 };
 
-/// The nearest level of Q for each weight / (scale / 128).
+/// Looks for the scale of a group: the search behind `quantize`. Its loops are such that compilers turn them into
+/// vectors, sums in sixteen lanes, for they run over every weight of a model a dozen times.
 template <QuantizedScalar Q>
-void nearest_levels(std::span<const float, group_size> weights, half scale,
-                    std::array<std::int8_t, group_size>& levels) {
-    const float rounded_scale = static_cast<float>(scale);
-    const float inverse = rounded_scale == 0 ? 0 : level_unit / rounded_scale;
-    for (std::size_t i = 0; i < levels.size(); ++i)
-        levels[i] = static_cast<std::int8_t>(std::clamp(std::nearbyint(weights[i] * inverse), -127.0f, 127.0f));
-    if constexpr (std::same_as<Q, Q4>) {
-        std::array<std::int8_t, group_size> found;
-        found.fill(q4_levels[0]);
-        for (std::size_t j = 1; j < q4_levels.size(); ++j) {
-            const int twice_boundary = q4_levels[j - 1] + q4_levels[j];
-            const int step = q4_levels[j] - q4_levels[j - 1];
-            for (std::size_t i = 0; i < levels.size(); ++i)
-                found[i] = static_cast<std::int8_t>(found[i] + (2 * levels[i] > twice_boundary ? step : 0));
+class ScaleSearch {
+  public:
+    explicit ScaleSearch(const GroupValues& weights) : weights_(weights) {}
+
+    [[nodiscard]] QuantizedGroup best() {
+        const float extreme = *std::max_element(weights_.begin(), weights_.end(),
+                                                [](float a, float b) { return std::abs(a) < std::abs(b); });
+        QuantizedGroup group;
+        if (extreme == 0) return group;
+        float least = std::numeric_limits<float>::infinity();
+        for (const float level : extreme_levels()) {
+            const half scale = fit(level_unit * extreme / level);
+            const float error = square_error(scale);
+            if (!(error < least)) continue;
+            least = error;
+            group.scale = scale;
+            for (std::size_t i = 0; i < levels_.size(); ++i) group.levels[i] = static_cast<std::int8_t>(levels_[i]);
         }
-        levels = found;
-    }
-}
-
-/// The levels of the least square error for a scale, which is fitted to them once more.
-template <QuantizedScalar Q>
-[[nodiscard]] QuantizedGroup fitted_group(std::span<const float, group_size> weights, float scale) {
-    QuantizedGroup group{.scale = static_cast<half>(scale)};
-    nearest_levels<Q>(weights, group.scale, group.levels);
-    float products = 0;
-    float squares = 0;
-    for (std::size_t i = 0; i < group.levels.size(); ++i) {
-        const auto level = static_cast<float>(group.levels[i]);
-        products += level * weights[i];
-        squares += level * level;
-    }
-    if (squares > 0) group.scale = static_cast<half>(level_unit * products / squares);
-    return group;
-}
-
-[[nodiscard]] inline float square_error(std::span<const float, group_size> weights, const QuantizedGroup& group) {
-    float sum = 0;
-    for (std::size_t i = 0; i < group.levels.size(); ++i) {
-        const float error = weights[i] - group.weight(static_cast<Index>(i));
-        sum += error * error;
-    }
-    return sum;
-}
-
-/// Quantises a group. Q8 scales the weight of the largest magnitude to the last level. Q4 tries several levels for it,
-/// on either side, and keeps the best, since one that is cut off a little can be worth the others' precision.
-template <QuantizedScalar Q>
-[[nodiscard]] QuantizedGroup quantize(std::span<const float, group_size> weights) {
-    const float extreme =
-        *std::max_element(weights.begin(), weights.end(), [](float a, float b) { return std::abs(a) < std::abs(b); });
-    if (extreme == 0) return {};
-    if constexpr (std::same_as<Q, Q8>) {
-        QuantizedGroup group{.scale = static_cast<half>(std::abs(extreme) * level_unit / 127)};
-        nearest_levels<Q8>(weights, group.scale, group.levels);
         return group;
-    } else {
-        constexpr std::array<float, 6> extreme_levels{-127, 109, -137, 118, -118, 101};
-        QuantizedGroup best;
-        float least = INFINITY;
-        for (const float level : extreme_levels) {
-            const QuantizedGroup group = fitted_group<Q4>(weights, level_unit * extreme / level);
-            const float error = square_error(weights, group);
-            if (error < least) {
-                best = group;
-                least = error;
+    }
+
+  private:
+    static constexpr std::size_t lanes = 16;
+
+    /// Levels to try for the weight of the largest magnitude, on either side of zero where these differ. In Q4 one that
+    /// is cut off a little can be worth the others' precision; in Q8 a scale hardly larger can round them by far less.
+    static constexpr auto extreme_levels() {
+        if constexpr (std::same_as<Q, Q8>) {
+            std::array<float, 20> levels{};
+            for (std::size_t i = 0; i < levels.size(); ++i) levels[i] = 127 - 0.4f * static_cast<float>(i);
+            return levels;
+        } else {
+            return std::array<float, 6>{-127, 109, -137, 118, -118, 101};
+        }
+    }
+
+    /// Chooses the nearest levels under a scale, and returns the scale that suits them best.
+    half fit(float scale) {
+        const float stored = static_cast<float>(static_cast<half>(scale));
+        find_levels(stored == 0 ? 0 : level_unit / stored);
+        const float squares = sum([this](std::size_t i) { return levels_[i] * levels_[i]; });
+        const float products = sum([this](std::size_t i) { return levels_[i] * weights_[i]; });
+        return static_cast<half>(squares > 0 ? level_unit * products / squares : 0.0f);
+    }
+
+    void find_levels(float inverse) {
+        constexpr float integers = 12582912;  // 1.5 * 2^23: added to a small number, it leaves no room for a fraction
+        for (std::size_t i = 0; i < levels_.size(); ++i)
+            levels_[i] = std::min(std::max(weights_[i] * inverse, -127.0f), 127.0f);
+        if constexpr (std::same_as<Q, Q8>) {
+            for (float& level : levels_) level = level + integers;
+            for (float& level : levels_) level = level - integers;
+        } else {
+            const GroupValues exact = levels_;
+            levels_.fill(q4_levels[0]);
+            for (std::size_t j = 1; j < q4_levels.size(); ++j) {
+                const float boundary = static_cast<float>(q4_levels[j - 1] + q4_levels[j]) / 2;
+                const auto step = static_cast<float>(q4_levels[j] - q4_levels[j - 1]);
+                for (std::size_t i = 0; i < levels_.size(); ++i) levels_[i] += exact[i] > boundary ? step : 0.0f;
             }
         }
-        return best;
     }
+
+    [[nodiscard]] float square_error(half scale) const {
+        const float factor = static_cast<float>(scale) / level_unit;
+        return sum([this, factor](std::size_t i) {
+            const float error = weights_[i] - factor * levels_[i];
+            return error * error;
+        });
+    }
+
+    template <class Term>
+    [[nodiscard]] static float sum(Term term) {
+        std::array<float, lanes> partial{};
+        for (std::size_t i = 0; i < std::size_t{group_size}; i += lanes)
+            for (std::size_t lane = 0; lane < lanes; ++lane) partial[lane] += term(i + lane);
+        for (std::size_t half_lanes = lanes / 2; half_lanes > 0; half_lanes /= 2)
+            for (std::size_t lane = 0; lane < half_lanes; ++lane) partial[lane] += partial[lane + half_lanes];
+        return partial[0];
+    }
+
+    const GroupValues& weights_;
+    GroupValues levels_{};
+};
+
+/// Quantises a group of finite weights of at most `largest_weight`, with the scale, of those tried, that leaves the
+/// least square error.
+template <QuantizedScalar Q>
+[[nodiscard]] QuantizedGroup quantize(const GroupValues& weights) {
+    return ScaleSearch<Q>(weights).best();
 }
 
 }  // namespace mistral

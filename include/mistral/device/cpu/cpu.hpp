@@ -15,9 +15,23 @@
 
 #include <algorithm>
 #include <cassert>
+#include <concepts>
 #include <memory>
 
 namespace mistral {
+
+/// How activations meet quantised weights in chunks of more than 16 tokens, such as prompts: in 15 bits as elsewhere,
+/// or in 8, which is twice as fast. No other weights mind.
+enum class ChunkPrecision {
+    precise,   ///< 15 bits: a token gives the same bits in any chunk
+    balanced,  ///< 8 bits for Q4, whose weights are rounded more coarsely by far; 15 for Q8
+    fast,      ///< 8 bits
+};
+
+struct CpuOptions {
+    Index threads = 0;  ///< to compute on, the caller's included; 0 means one per core
+    ChunkPrecision chunk_precision = ChunkPrecision::balanced;
+};
 
 /// How the processor keeps a matrix: quantised ones in an order of its own, others where they are.
 template <class T>
@@ -44,7 +58,9 @@ class BasicCpu {
     using Workspace = BasicWorkspace<AlignedBuffer<std::byte>>;
 
     /// Computes on `threads` threads, the caller's included; 0 means one per core. Throws Error for a nonsense number.
-    explicit BasicCpu(Index threads = 0) : pool_(std::make_shared<ThreadPool>(threads)) {}
+    explicit BasicCpu(Index threads = 0) : BasicCpu(CpuOptions{.threads = threads}) {}
+    explicit BasicCpu(const CpuOptions& options)
+        : pool_(std::make_shared<ThreadPool>(options.threads)), chunk_precision_(options.chunk_precision) {}
 
     [[nodiscard]] Index threads() const { return pool_->threads(); }
 
@@ -59,7 +75,7 @@ class BasicCpu {
     }
 
     template <class S>
-    void embed(std::span<const Token> tokens, const Matrix<S>& table, MatrixView<Activation<S>> out) const {
+    void embed(std::span<const Token> tokens, const HostMatrix<S>& table, MatrixView<Activation<S>> out) const {
         assert(out.rows() == static_cast<Index>(tokens.size()) && out.cols() == table.cols());
         for (Index t = 0; t < out.rows(); ++t)
             std::transform(table.view.row(tokens[static_cast<std::size_t>(t)]),
@@ -68,7 +84,7 @@ class BasicCpu {
     }
 
     template <class A>
-    void rms_norm(MatrixView<const A> x, const Matrix<A>& weight, double eps, MatrixView<A> out) const {
+    void rms_norm(MatrixView<const A> x, const HostMatrix<A>& weight, double eps, MatrixView<A> out) const {
         assert(weight.cols() == x.cols() && out.rows() == x.rows() && out.cols() == x.cols());
         for_rows(x.rows(), [&](Index t) {
             cpu::rms_norm_row<Architecture>(x.row(t), weight.view.data(), eps, x.cols(), out.row(t));
@@ -76,19 +92,27 @@ class BasicCpu {
     }
 
     template <class S>
-    void multiply(MatrixView<const Activation<S>> x, const Matrix<S>& weights, MatrixView<Activation<S>> out,
+    void multiply(MatrixView<const Activation<S>> x, const HostMatrix<S>& weights, MatrixView<Activation<S>> out,
                   Update update, Workspace& workspace) const {
         assert(weights.cols() == x.cols() && out.rows() == x.rows() && out.cols() == weights.rows());
-        if constexpr (!QuantizedScalar<S>)
-            cpu::multiply<Architecture>(*pool_, x, weights.view, out, update, workspace);
-        else if (x.rows() <= most_exact_tokens)
-            cpu::multiply<Architecture, 2>(*pool_, x, weights, out, update, workspace);
-        else
+        cpu::multiply<Architecture>(*pool_, x, weights.view, out, update, workspace);
+    }
+
+    template <QuantizedScalar Q>
+    void multiply(MatrixView<const float> x, const PackedMatrix<Q>& weights, MatrixView<float> out, Update update,
+                  Workspace& workspace) const {
+        assert(weights.cols() == x.cols() && out.rows() == x.rows() && out.cols() == weights.rows());
+        constexpr Index always_precise = 16;  // tokens
+        const bool short_activations = chunk_precision_ == ChunkPrecision::fast ||
+                                       (chunk_precision_ == ChunkPrecision::balanced && std::same_as<Q, Q4>);
+        if (x.rows() > always_precise && short_activations)
             cpu::multiply<Architecture, 1>(*pool_, x, weights, out, update, workspace);
+        else
+            cpu::multiply<Architecture, 2>(*pool_, x, weights, out, update, workspace);
     }
 
     template <class A>
-    void rotate(MatrixView<A> x, Index position, const Matrix<float>& frequencies, RotaryPairing pairing) const {
+    void rotate(MatrixView<A> x, Index position, const HostMatrix<float>& frequencies, RotaryPairing pairing) const {
         const Index head_dim = 2 * frequencies.view.cols();
         assert(x.cols() % head_dim == 0);
         for_rows(x.rows(), [&](Index t) {
@@ -150,6 +174,7 @@ class BasicCpu {
     }
 
     std::shared_ptr<ThreadPool> pool_;
+    ChunkPrecision chunk_precision_;
 };
 
 /// The processor with the instruction set that the translation unit is compiled for.

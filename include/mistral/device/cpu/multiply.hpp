@@ -106,9 +106,9 @@ class RowBlock {
             for (Index token = 0; token < tokens; ++token) tile<1, 1>(row, first_token + token, nullptr, 0);
     }
 
-    /// `rows` rows with all tokens, of which the first `large` tiles have `most` and the others one fewer. The rows that
-    /// follow are fetched meanwhile, each tile a part of them: line by line beside the arithmetic of few tiles, at once
-    /// before that of many. One token alone is all memory: the hardware sees what comes next.
+    /// `rows` rows with all tokens, of which the first `large` tiles have `most` and the others one fewer. The rows
+    /// that follow are fetched meanwhile, each tile a part of them: line by line beside the arithmetic of few tiles, at
+    /// once before that of many. One token alone is all memory: the hardware sees what comes next.
     template <int rows, int most>
     void row_of_tiles(Index row, Index token, Index tiles, Index large) const {
         const int lines_ahead = most == 1 || tiles > 2 ? 0 : static_cast<int>(rows / tiles);

@@ -16,22 +16,23 @@
 #include <cstring>
 
 /// Linear maps with quantised weights. Activations become integers too, in the groups of the weights, and products are
-/// sums of integers, exact: what is rounded is the activations, each to within half of 1 / 16 320 of its group's largest
-/// with two planes of digits, of 1 / 127 with one. Sums over groups are binary32, in the order of the inputs, so that a
-/// token gives the same bits alone or in a chunk.
+/// sums of integers, exact: what is rounded is the activations, each to within half of 1 / 16 320 of its group's
+/// largest with two planes of digits, of 1 / 127 with one. Sums over groups are binary32, in the order of the inputs,
+/// so that a token gives the same bits alone or in a chunk.
 namespace mistral::cpu {
 
-/// A group of a token's activations as integers of `planes` digits of 7 bits, over a common scale. Weights are unsigned in
-/// the products, level + 128: the sum of the digits times -128 makes up for that.
+/// A group of a token's activations as integers of `planes` digits of 7 bits, over a common scale. Weights are unsigned
+/// in the products, level + 128: the sum of the digits times -128 makes up for that.
 template <int planes>
 struct TokenGroup {
     static constexpr float largest = planes == 2 ? 127 * 128 + 63 : 127;
 
-    std::array<std::array<std::int8_t, group_size>, planes> digits;  ///< the upper plane first
-    std::array<std::int32_t, planes> offsets;                        ///< -128 times the sum of each plane
-    float scale;                                                     ///< of the integers, over 128
+    std::array<std::array<std::int8_t, static_cast<std::size_t>(group_size)>, planes>
+        digits;                                ///< the upper plane first
+    std::array<std::int32_t, planes> offsets;  ///< -128 times the sum of each plane
+    float scale;                               ///< of the integers, over 128
 
-    explicit TokenGroup(const std::array<float, group_size>& x) {
+    explicit TokenGroup(const GroupValues& x) {
         float extreme = 0;
         for (const float value : x) extreme = std::max(extreme, std::abs(value));
         const float inverse = extreme > 0 ? largest / extreme : 0;
@@ -55,7 +56,7 @@ struct TokenGroup {
 template <int planes>
 void quantize_row(const float* x, Index inputs, TokenGroup<planes>* groups) {
     for (; inputs > 0; inputs -= group_size, x += group_size, ++groups) {
-        std::array<float, group_size> values{};
+        GroupValues values{};
         std::copy_n(x, std::min(group_size, inputs), values.begin());
         *groups = TokenGroup<planes>(values);
     }
@@ -178,8 +179,9 @@ struct QuadLanes<Avx512Dot> {
 template <QuantizedScalar Q, class Architecture, int planes>
 class PanelBlock {
   public:
-    PanelBlock(const PackedMatrix<Q>& weights, MatrixView<const TokenGroup<planes>> x, MatrixView<float> out,
-               Update update)
+    using Group = TokenGroup<planes>;
+
+    PanelBlock(const PackedMatrix<Q>& weights, MatrixView<const Group> x, MatrixView<float> out, Update update)
         : weights_(weights), x_(x), out_(out), update_(update) {}
 
     void run(Index panel, Index first_token, Index last_token) const {
@@ -202,9 +204,10 @@ class PanelBlock {
     template <int tokens>
     [[gnu::flatten]] void tile(Index panel, Index token) const {
         constexpr Index groups_ahead = 4;
+        constexpr Index pair_bytes = Matrix::code_bytes / (group_size / (2 * Matrix::quad));
         typename Lanes::Floats sums[tokens][Lanes::vectors];
         unroll<tokens * Lanes::vectors>([&](auto i) { sums[i / Lanes::vectors][i % Lanes::vectors] = Lanes::zero(); });
-        const TokenGroup<planes>* x = x_.row(token);
+        const Group* x = x_.row(token);
         const std::byte* group = weights_.panel(panel);
         for (Index g = 0; g < weights_.groups(); ++g, group += Matrix::group_bytes, ++x) {
             // One token is all memory: the hardware sees what comes next, and prefetching only takes its time.
@@ -218,7 +221,7 @@ class PanelBlock {
                 unroll<Lanes::vectors>([&](auto v) { products[t][p][v] = offset; });
             });
             const std::byte* codes = group + Matrix::scale_bytes;
-            for (std::size_t i = 0; i < group_size; i += 2 * Matrix::quad, codes += 2 * Matrix::code_bytes / 16) {
+            for (std::size_t i = 0; i < group_size; i += 2 * Matrix::quad, codes += pair_bytes) {
                 typename Lanes::Quads quads[2][Lanes::vectors];
                 Lanes::template load_pair<Q>(codes, quads);
                 unroll<2 * tokens * planes>([&](auto j) {
@@ -257,7 +260,7 @@ class PanelBlock {
     }
 
     const Matrix& weights_;
-    MatrixView<const TokenGroup<planes>> x_;
+    MatrixView<const Group> x_;
     MatrixView<float> out_;
     Update update_;
 };
@@ -268,11 +271,12 @@ void multiply(ThreadPool& pool, MatrixView<const float> x, const PackedMatrix<Q>
               Update update, Workspace& workspace) {
     auto frame = workspace.frame();
     // One group more keeps rows from lying a power of two apart, where they would share few lines of a cache.
-    const auto tokens = frame.template matrix<TokenGroup<planes>>(x.rows(), weights.groups() + 1);
+    using Group = TokenGroup<planes>;
+    const auto tokens = frame.template matrix<Group>(x.rows(), weights.groups() + 1);
     pool.for_each(x.rows(), [&](Index, Index t) noexcept { quantize_row(x.row(t), x.cols(), tokens.row(t)); });
     constexpr Index token_multiple = 12;  // of the tokens of a tile
-    const TaskSize task(x.rows(), tokens.cols() * static_cast<Index>(sizeof(TokenGroup<planes>)), token_multiple,
-                        weights.panels(), weights.panel_bytes(), 1);
+    const TaskSize task(x.rows(), tokens.cols() * static_cast<Index>(sizeof(Group)), token_multiple, weights.panels(),
+                        weights.panel_bytes(), 1);
     const PanelBlock<Q, Architecture, planes> block(weights, tokens, out, update);
     pool.for_each(task.row_tasks * task.token_tasks, [&](Index, Index i) noexcept {
         const Index token = i % task.token_tasks * task.tokens;

@@ -12,7 +12,6 @@
 #include <cstring>
 #include <iterator>
 #include <memory>
-#include <span>
 #include <utility>
 #include <vector>
 
@@ -52,9 +51,11 @@ class PackedMatrix {
             for (Index r = 0; r < std::min(panel_rows, rows_ - panel * panel_rows); ++r) {
                 read(panel * panel_rows + r, row);
                 std::fill(row + cols_, row + width, 0.0f);
-                for (Index g = 0; g < groups(); ++g)
-                    write(quantize<Q>(std::span<const float, group_size>(row + g * group_size, group_size)), r,
-                          to + g * group_bytes);
+                for (Index g = 0; g < groups(); ++g) {
+                    GroupValues weights;
+                    std::copy_n(row + g * group_size, group_size, weights.begin());
+                    write(quantize<Q>(weights), r, to + g * group_bytes);
+                }
             }
         });
     }

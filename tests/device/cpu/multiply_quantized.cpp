@@ -1,0 +1,118 @@
+#include <mistral/device/cpu/multiply_quantized.hpp>
+
+#include <mistral/device/cpu/cpu.hpp>
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "device/cpu/architectures.hpp"
+
+using namespace mistral;
+
+namespace {
+
+struct Product {
+    Index tokens, outputs, inputs;
+};
+
+std::vector<float> numbers(Index count, std::mt19937& random) {
+    std::normal_distribution<float> normal;
+    std::vector<float> values(static_cast<std::size_t>(count));
+    for (float& value : values) value = normal(random);
+    return values;
+}
+
+/// Products of random shapes against double precision on the weights that the matrix stands for. `precision` is half a
+/// step of the activations' integers over the largest of a group.
+template <class Q, class Architecture, int planes>
+void check_products(double precision) {
+    std::mt19937 random(6);
+    BasicWorkspace<AlignedBuffer<std::byte>> workspace;
+    for (const auto& [tokens, outputs, inputs] : {Product{1, 1, 1},
+                                                  {2, 3, 5},
+                                                  {3, 33, 64},
+                                                  {4, 32, 65},
+                                                  {5, 40, 200},
+                                                  {9, 100, 130},
+                                                  {16, 31, 64},
+                                                  {40, 7, 96}}) {
+        CAPTURE(tokens);
+        CAPTURE(outputs);
+        CAPTURE(inputs);
+        ThreadPool pool(2);
+        const auto weights = numbers(outputs * inputs, random);
+        const PackedMatrix<Q> matrix(pool, outputs, inputs, [&](Index row, float* to) {
+            std::copy_n(weights.data() + row * inputs, inputs, to);
+        });
+        const auto x = numbers(tokens * inputs, random);
+        const auto multiply = [&](ThreadPool& threads, Index first, Index count) {
+            std::vector<float> out(static_cast<std::size_t>(count * outputs), 1.0f);
+            cpu::multiply<Architecture, planes>(threads, {x.data() + first * inputs, count, inputs}, matrix,
+                                                {out.data(), count, outputs}, Update::add, workspace);
+            return out;
+        };
+        const auto out = multiply(pool, 0, tokens);
+        double worst = 0;
+        for (Index t = 0; t < tokens; ++t)
+            for (Index r = 0; r < outputs; ++r) {
+                double exact = 1;
+                double bound = 1e-6;
+                for (Index first = 0; first < inputs; first += group_size) {
+                    double extreme = 0;
+                    double magnitude = 0;
+                    for (Index i = first; i < std::min(inputs, first + group_size); ++i) {
+                        const double value = x[static_cast<std::size_t>(t * inputs + i)];
+                        exact += value * matrix.weight(r, i);
+                        extreme = std::max(extreme, std::abs(value));
+                        magnitude += std::abs(static_cast<double>(matrix.weight(r, i)));
+                    }
+                    bound += (precision + 1e-6) * extreme * magnitude;
+                }
+                worst = std::max(worst, std::abs(out[static_cast<std::size_t>(t * outputs + r)] - exact) / bound);
+            }
+        CHECK(worst < 1);
+        for (Index t = 0; t < tokens; ++t) {
+            const auto alone = multiply(pool, t, 1);
+            CHECK(std::memcmp(alone.data(), out.data() + t * outputs, alone.size() * sizeof(float)) == 0);
+        }
+        for (const Index threads : {1, 3, 8}) {
+            ThreadPool other(threads);
+            CHECK(multiply(other, 0, tokens) == out);
+        }
+    }
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE(
+    "quantised products agree with double precision to the activations' rounding, with the same bits "
+    "alone and in a chunk, on any number of threads",
+    Architecture, MISTRAL_TEST_ARCHITECTURES) {
+    check_products<Q8, Architecture, 1>(0.5 / 127);
+    check_products<Q8, Architecture, 2>(0.5 / 16319);
+    check_products<Q4, Architecture, 1>(0.5 / 127);
+    check_products<Q4, Architecture, 2>(0.5 / 16319);
+}
+
+TEST_CASE("activations of zero, and the largest, are kept") {
+    using Group = cpu::TokenGroup<2>;
+    GroupValues x{};
+    CHECK(Group(x).scale == 0);
+    x[3] = -5;
+    x[4] = 5;
+    x[5] = 2.5f;
+    const Group group(x);
+    const auto value = [&](std::size_t i) {
+        return static_cast<float>(128 * group.digits[0][i] + group.digits[1][i]) * group.scale * level_unit;
+    };
+    CHECK(value(3) == doctest::Approx(-5));
+    CHECK(value(4) == doctest::Approx(5));
+    CHECK(value(5) == doctest::Approx(2.5).epsilon(1e-4));
+    CHECK(value(6) == 0);
+    CHECK(group.offsets[0] == -128 * (group.digits[0][5]));
+}
