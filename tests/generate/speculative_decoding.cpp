@@ -211,7 +211,7 @@ TEST_CASE_TEMPLATE("a generation is the same with drafts and without, for many s
         const auto model = tiny::model<S>(tiny::config(windows), Cpu(1));
         const Index most = long_for(windows);
         for (GenerateOptions options : all_ways())
-            for (const std::uint64_t seed : {0, 1, 2, 3, 4}) {
+            for (const std::uint64_t seed : {0u, 1u, 2u, 3u, 4u}) {
                 options.max_tokens = most;
                 options.ignore_eos = true;
                 options.seed = seed;
@@ -351,7 +351,7 @@ TEST_CASE("a text that repeats itself takes a fraction of the forward passes") {
 
 TEST_CASE("a random text backs off: few tokens are drafted for nothing") {
     const auto model = tiny::model<float>(tiny::config({6}), CountingCpu(1));
-    for (const std::uint64_t seed : {1, 2, 3}) {
+    for (const std::uint64_t seed : {1u, 2u, 3u}) {
         *model.device().passes = 0;
         Session session(model, {.rewind = 16});
         auto generation = session.generate(
