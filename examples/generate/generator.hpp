@@ -23,7 +23,9 @@ class Generator {
     explicit Generator(const Options& options)
         : options_(options),
           tokenizer_(mistral::Tokenizer::load(options.model)),
-          session_(load(options), {.context = options.context.value_or(mistral::no_window), .chunk = chunk}),
+          session_(load(options), {.context = options.context.value_or(mistral::no_window),
+                                   .rewind = options.sampling.draft_tokens,
+                                   .chunk = chunk}),
           output_(tokenizer_, options.json) {
         report_.load_seconds = seconds_since(start_);
         report_.cache_bytes = session_.cache_bytes();
@@ -103,6 +105,8 @@ class Generator {
             answer.tokens.push_back(generation.token());
             hand_on(stops.push(detokenizer.push(generation.token())));
         }
+        report_.drafted += generation.drafted();
+        report_.accepted += generation.accepted();
         hand_on(stops.push(detokenizer.finish()));
         hand_on(stops.finish());
         answer.reason = stops.found() ? mistral::StopReason::stop_string : generation.reason();

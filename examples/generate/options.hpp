@@ -97,6 +97,10 @@ class CommandLine {
             ->type_name("N|none|auto")
             ->capture_default_str();
         app_.add_option("--context", options_.context, "Positions kept by layers without a window [the model's own]");
+        app_.add_option(
+                "--draft-tokens", options_.sampling.draft_tokens,
+                "Tokens to guess ahead from earlier text, 0 to 16: the same text, faster where it repeats itself")
+            ->capture_default_str();
         app_.add_option("-t,--threads", options_.threads, "Threads, 0 for one per core")->capture_default_str();
     }
 

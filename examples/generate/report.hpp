@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mistral/base/error.hpp>
 #include <mistral/base/types.hpp>
 #include <mistral/generate/stop.hpp>
 
@@ -28,6 +29,8 @@ struct Report {
     double prompt_seconds = 0;  ///< up to the first token
     mistral::Index tokens = 0;  ///< after the first of each answer
     double token_seconds = 0;
+    mistral::Index drafted = 0;  ///< tokens guessed ahead, and those of them that were right
+    mistral::Index accepted = 0;
     mistral::Index cache_bytes = 0;
     mistral::StopReason reason = mistral::StopReason::none;
 
@@ -35,6 +38,7 @@ struct Report {
         out << "loading      " << number(load_seconds) << " s\n"
             << "prompt       " << rate(prompt_tokens, prompt_seconds) << '\n'
             << "generation   " << rate(tokens, token_seconds) << '\n'
+            << (drafted > 0 ? mistral::concat("drafts       ", drafted, " tokens, ", accepted, " accepted\n") : "")
             << "cache        " << size(static_cast<double>(cache_bytes)) << '\n';
         if (reason != mistral::StopReason::none) out << "ended by     " << name(reason) << '\n';
         if (const auto peak = peak_memory()) out << "peak memory  " << size(*peak) << '\n';

@@ -63,6 +63,20 @@ TEST_CASE("one seed gives one text, whatever the number of threads") {
     CHECK(generate("ROMEO: -n 100 --seed 8").out != one.out);
 }
 
+TEST_CASE("guessing ahead changes no text, with figures that say how often it was right") {
+    for (const std::string options : {"--temperature 0", "--seed 7"}) {
+        const std::string arguments = "'O Romeo, Romeo! O Romeo, Romeo! O Romeo,' -n 200 " + options;
+        const Result plain = generate(arguments);
+        const Result drafted = generate(arguments + " --draft-tokens 8");
+        CHECK(drafted.status == 0);
+        CHECK(drafted.out == plain.out);
+        CHECK(drafted.err.find(" accepted\n") != drafted.err.npos);
+        CHECK(plain.err.find(" accepted\n") == plain.err.npos);
+        CHECK(generate(arguments + " --draft-tokens 8 --window none").out ==
+              generate(arguments + " --window none").out);
+    }
+}
+
 TEST_CASE("a prompt may come from an argument, an option, a file or standard input") {
     std::ofstream("prompt.txt") << "To be, or";
     const std::string expected = generate("To be, or -n 20").out;
@@ -196,6 +210,8 @@ TEST_CASE("a mistake in the call is named in one line, with what was expected, a
         {"x --top-p 1.5", "expected 0 to 1"},
         {"x --min-p -1", "expected 0 to 1"},
         {"x --repetition-penalty 0", "expected 0.01 to 100"},
+        {"x --draft-tokens 17", "expected 0 to 16"},
+        {"x --draft-tokens -1", "expected 0 to 16"},
         {"x --seed -1", "expected 0 to 18446744073709551615"},
         {"x --window 0", "expected auto, none, or a number above 0"},
         {"x --window 99999999999999999999", "expected auto, none, or a number above 0"},

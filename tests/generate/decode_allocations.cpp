@@ -104,7 +104,9 @@ TEST_CASE("a decode step after the first allocates nothing, however the token is
         {.temperature = 1, .top_k = 5},
         {.temperature = 1, .top_p = 0.9f, .min_p = 0.01f},
         {.temperature = 1, .top_k = 20, .top_p = 0.9f, .repetition_penalty = 1.3f, .repetition_window = 100},
-        {.temperature = 1, .logprobs = 5, .logit_hook = [](std::span<float> logits) { logits[7] = 0; }}};
+        {.temperature = 1, .logprobs = 5, .logit_hook = [](std::span<float> logits) { logits[7] = 0; }},
+        {.draft_tokens = 16, .logprobs = 5},
+        {.temperature = 1, .top_k = 2, .draft_tokens = 7}};
     for (const std::vector<Index>& windows : {std::vector<Index>{6}, {4, no_window}})
         for (GenerateOptions options : ways) {
             options.max_tokens = 55;
@@ -114,10 +116,11 @@ TEST_CASE("a decode step after the first allocates nothing, however the token is
                 if (hook) hook(logits);
                 logits[39] = -tiny::infinity;
             };
-            Session session(tiny::model<bfloat16>(tiny::config(windows), Cpu(2)));
+            Session session(tiny::model<bfloat16>(tiny::config(windows), Cpu(2)), {.rewind = options.draft_tokens});
             auto generation = session.generate(tiny::tokens(8), options);
             REQUIRE(generation.next());  // the prompt
             REQUIRE(generation.next());  // the first decode step
+            CHECK((generation.drafted() > 0) == (options.draft_tokens > 0));
             double sum = generation.logprob() + static_cast<double>(generation.alternatives().size());
             const long before = allocations;
             while (generation.next())
@@ -155,6 +158,36 @@ TEST_CASE("200 000 decode steps allocate nothing after the first, and scratch me
     CHECK(state.workspace().bytes() == bytes);
     CHECK(allocations == before);
     CHECK(bytes > 0);
+}
+
+TEST_CASE("a draft leaves no trace whichever allocation fails") {
+    auto config = tiny::config({5, no_window});
+    config.intermediate_size = 1000;  // takes scratch memory after the first cache has been written
+    const auto model = tiny::model<float>(config, Cpu(1));
+    const auto tokens = tiny::tokens(20);
+    Session whole(model);
+    whole.append(tokens);
+    const auto expected = tiny::logits(whole);
+    int failures = 0;
+    for (long failing = 1;; ++failing) {
+        Session session(model, {.rewind = 6});
+        session.append(std::span(tokens).first(19));
+        session.push(tokens[19]);
+        session = Session(session);  // without scratch memory
+        bool failed = false;
+        failing_allocation = allocations + failing;
+        try {
+            static_cast<void>(session.logits(std::span(tokens).first(6)));
+        } catch (const std::bad_alloc&) {
+            failed = true;
+        }
+        failing_allocation = std::numeric_limits<long>::max();
+        CHECK(session.position() == 20);
+        CHECK(tiny::logits(session) == expected);
+        if (!failed) break;
+        ++failures;
+    }
+    CHECK((failures >= 3 || !counts));
 }
 
 TEST_CASE("a session stays usable whichever allocation fails") {

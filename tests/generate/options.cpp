@@ -21,6 +21,7 @@ TEST_CASE("options at the ends of their ranges are accepted") {
                                             {.repetition_penalty = 0.01f, .repetition_window = 0},
                                             {.repetition_penalty = 100, .repetition_window = 4096},
                                             {.stop_tokens = {0, 39}},
+                                            {.draft_tokens = 16},
                                             {.logprobs = 1024}};
     for (const GenerateOptions& options : good) CHECK(tiny::error_of([&] { validate(options, 40); }) == "");
 }
@@ -47,6 +48,8 @@ TEST_CASE("an option outside its range is refused with its name, its value and w
         {{.repetition_window = 4097}, "repetition_window is 4097, expected 0 to 4096"},
         {{.stop_tokens = {3, 40}}, "stop_tokens has 40, which is outside the vocabulary of 40"},
         {{.stop_tokens = {-1}}, "stop_tokens has -1, which is outside the vocabulary of 40"},
+        {{.draft_tokens = -1}, "draft_tokens is -1, expected 0 to 16"},
+        {{.draft_tokens = 17}, "draft_tokens is 17, expected 0 to 16"},
         {{.logprobs = -1}, "logprobs is -1, expected 0 to 1024"},
         {{.logprobs = 1025}, "logprobs is 1025, expected 0 to 1024"}};
     const auto model = tiny::model();

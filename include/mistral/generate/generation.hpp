@@ -4,6 +4,7 @@
 #include <mistral/base/types.hpp>
 #include <mistral/generate/log_probability.hpp>
 #include <mistral/generate/options.hpp>
+#include <mistral/generate/prompt_lookup.hpp>
 #include <mistral/generate/sampler.hpp>
 #include <mistral/generate/stop.hpp>
 
@@ -21,15 +22,22 @@ namespace mistral {
 ///
 /// A token belongs to the session as soon as it is sampled: the session's position counts it, though it is computed
 /// only when what follows it is asked for. So a loop that is left early, and one that ran to its end, leave a session
-/// that holds exactly the prompt and the tokens seen. A stop token is in the session too, where chat templates want it,
-/// but not in the range.
+/// that holds exactly the prompt and the tokens seen, drafts or not. A stop token is in the session too, where chat
+/// templates want it, but not in the range.
 template <class Session>
 class Generation {
   public:
-    /// Throws Error for options outside their range.
+    /// Throws Error for options outside their range, and for drafts that the session could not take back.
     Generation(Session& session, std::span<const Token> prompt, GenerateOptions options)
-        : session_(&session), prompt_(prompt.begin(), prompt.end()), options_(std::move(options)), sampler_(options_) {
+        : session_(&session),
+          prompt_(prompt.begin(), prompt.end()),
+          options_(std::move(options)),
+          sampler_(options_),
+          lookup_(options_.draft_tokens) {
         validate(options_, session.model().config().vocab_size);
+        require(options_.draft_tokens <= session.longest_draft(), "draft_tokens is ", options_.draft_tokens,
+                ", but the session's rewind is ", session.options().rewind,
+                ": drafts that fail are taken back, so rewind must be as large");
         require(options_.stop_strings.empty(), "stop_strings are given, but tokens have no text: use generate_text");
         require(!prompt_.empty() || session.position() > 0,
                 "the prompt is empty and so is the session: there is nothing to continue");
@@ -44,8 +52,9 @@ class Generation {
         if (generated_ == options_.max_tokens) return end(StopReason::max_tokens);
         if (options_.stop.stop_requested()) return end(StopReason::cancelled);
         if (!session_->has_room_for(1)) return end(StopReason::context_full);
-        token_ = sampler_.sample(session_->logits(), session_->recent(options_.repetition_window));
+        token_ = sampler_.sample(logits(), session_->recent(options_.repetition_window));
         session_->push(token_);
+        lookup_.push(token_);
         if (stops(token_)) return end(StopReason::stop_token);
         ++generated_;
         return true;
@@ -56,6 +65,11 @@ class Generation {
 
     /// Tokens generated so far, without a stop token.
     [[nodiscard]] Index generated() const { return generated_; }
+
+    /// Tokens drafted so far, with `draft_tokens`, and those of them that were generated without a forward pass of
+    /// their own.
+    [[nodiscard]] Index drafted() const { return lookup_.drafted(); }
+    [[nodiscard]] Index accepted() const { return lookup_.accepted(); }
 
     /// The newest token.
     [[nodiscard]] Token token() const { return token_; }
@@ -134,6 +148,17 @@ class Generation {
         return true;
     }
 
+    /// The logits of the next token, computed with those after a draft where they are not there from one. A token is
+    /// sampled from the same logits with the same random number as without drafts, and a draft is right where it has
+    /// the same token: the acceptance rule of speculative sampling (arXiv:2211.17192) for drafts without randomness,
+    /// and moreover the same text for the same seed.
+    auto logits() {
+        if (session_->has_logits()) return session_->logits();
+        Index most = std::min(options_.draft_tokens, options_.max_tokens - generated_ - 1);
+        while (!session_->has_room_for(most)) --most;
+        return session_->logits(lookup_.draft(session_->recent(PromptLookup::reach), most));
+    }
+
     [[nodiscard]] bool stops(Token token) const {
         const auto among = [token](const std::vector<Token>& tokens) {
             return std::find(tokens.begin(), tokens.end(), token) != tokens.end();
@@ -150,6 +175,7 @@ class Generation {
     std::vector<Token> prompt_;
     GenerateOptions options_;
     Sampler sampler_;
+    PromptLookup lookup_;
     std::vector<TokenLogprob> alternatives_;
     Index generated_ = 0;
     Token token_ = 0;

@@ -48,6 +48,11 @@ struct GenerateOptions {
     /// Texts that end the generation, none of them empty. For `generate_text` only: tokens alone have no text.
     std::vector<std::string> stop_strings = {};
 
+    /// Tokens drafted at most for each forward pass, from where the text so far said the same before (see
+    /// PromptLookup); 0 is off. The tokens are the same, and fewer passes give them where a text repeats itself. 0 to
+    /// `max_draft_tokens`; with layers that roll, at most SessionOptions::rewind.
+    Index draft_tokens = 0;
+
     /// Alternatives reported with each token: the so many most likely ones and their log-probabilities.
     /// 0 to `max_logprobs`.
     Index logprobs = 0;
@@ -60,6 +65,7 @@ struct GenerateOptions {
     std::stop_token stop = {};
 
     static constexpr Index max_repetition_window = 4096;
+    static constexpr Index max_draft_tokens = 16;
     static constexpr Index max_logprobs = 1024;
 };
 
@@ -80,6 +86,7 @@ inline void validate(const GenerateOptions& options) {
     within("min_p", options.min_p, 0.0f, 1.0f);
     within("repetition_penalty", options.repetition_penalty, 0.01f, 100.0f);
     within("repetition_window", options.repetition_window, Index{0}, GenerateOptions::max_repetition_window);
+    within("draft_tokens", options.draft_tokens, Index{0}, GenerateOptions::max_draft_tokens);
     within("logprobs", options.logprobs, Index{0}, GenerateOptions::max_logprobs);
 }
 

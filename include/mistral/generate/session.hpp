@@ -5,6 +5,7 @@
 #include <mistral/base/window.hpp>
 #include <mistral/generate/generation.hpp>
 #include <mistral/generate/log_probability.hpp>
+#include <mistral/generate/logit_rows.hpp>
 #include <mistral/generate/options.hpp>
 #include <mistral/generate/saved_session.hpp>
 #include <mistral/generate/stop.hpp>
@@ -31,7 +32,8 @@ struct SessionOptions {
     /// Positions that layers without a window can hold: 1 or more; by default as many as the model was trained for.
     /// They set the memory. A layer with a window no larger than this goes on for ever.
     Index context = no_window;
-    /// Tokens that can always be taken back: 0 or more. Each costs a position's memory.
+    /// Tokens that can always be taken back: 0 or more. Each costs a position's memory. Drafts are taken back too:
+    /// until as many tokens follow them, fewer of those before can be.
     Index rewind = 0;
     /// Tokens of a prompt computed at once, 1 to 65536: more are faster, up to a point, and take more scratch memory.
     /// The results do not depend on it.
@@ -72,7 +74,7 @@ class Session {
           options_(checked(options)),
           state_(model_->device(), model_->config(), {.context = options.context, .rewind = options.rewind}),
           history_(std::max(tokens_kept(), options.chunk)),
-          logits_(static_cast<std::size_t>(model_->config().vocab_size)) {}
+          logits_(model_->config().vocab_size) {}
 
     /// An independent session with the same past, over the same model. It copies what the caches hold, which is
     /// 2 * kv_heads * head_dim * sizeof(C) bytes per layer and resident position, and the newest tokens and logits. It
@@ -93,6 +95,13 @@ class Session {
     [[nodiscard]] bool has_room_for(Index tokens) const {
         return state_.has_room_for(std::min(tokens, no_window - 1) + pending());
     }
+    /// The longest draft that `logits` takes: `rewind` of the options, as rejected tokens are taken back. Without
+    /// layers that roll nothing is overwritten, and it may have any length.
+    [[nodiscard]] Index longest_draft() const {
+        for (Index layer = 0; layer < state_.layers(); ++layer)
+            if (state_.cache(layer).rolls()) return options_.rewind;
+        return no_window;
+    }
 
     /// Computes `tokens`. Throws Error, before anything is changed, for one outside the vocabulary and where there is
     /// no room; Cancelled where `stop` asks for it between two chunks, of which the finished ones stay.
@@ -104,7 +113,8 @@ class Session {
                     concat("cancelled at position ", position(), ", before ", tokens.size(), " more tokens"));
             const auto count = std::min(static_cast<Index>(tokens.size()), options_.chunk);
             const bool last = count == static_cast<Index>(tokens.size());
-            take(tokens.first(static_cast<std::size_t>(count)), last ? last_logits() : MatrixView<A>());
+            take(tokens.first(static_cast<std::size_t>(count)), last ? logits_.rows() : MatrixView<A>());
+            if (last) logits_.hold(position());
             tokens = tokens.subspan(static_cast<std::size_t>(count));
         }
     }
@@ -114,26 +124,41 @@ class Session {
         const std::span<const Token> tokens(&token, 1);
         check(tokens);
         if (pending() > 0) compute({});
+        if (!logits_.drafted(token, position())) drop_draft();
         history_.append(tokens);
     }
 
+    /// Whether `logits` has nothing to compute.
+    [[nodiscard]] bool has_logits() const { return logits_.holds(position()); }
+
     /// The logits [vocab_size] of the token that follows; computes what `push` or a rewind left to compute. Valid until
     /// the session changes. Throws Error for an empty session.
-    [[nodiscard]] std::span<const A> logits() {
+    ///
+    /// Where something is to compute, `draft`, tokens that may follow, is computed in the same pass (speculative
+    /// decoding, arXiv:2211.17192): as long as they are pushed, one by one, there is nothing left to compute. They are
+    /// no part of the session before, and the first that is not pushed leaves no trace of them. Throws Error, before
+    /// anything is changed, for more than longest_draft(), and as append.
+    [[nodiscard]] std::span<const A> logits(std::span<const Token> draft = {}) {
         require(position() > 0, "the session is empty: there are no logits before the first token");
-        if (logits_position_ != position()) {
-            if (pending() == 0) state_.rewind_to(position() - 1);  // the newest token can always be computed again
-            compute(last_logits());
+        if (!has_logits()) {
+            const Index newest = position();
+            const auto drafted = static_cast<Index>(draft.size());
+            require(drafted <= longest_draft(), "a draft has ", drafted, " tokens, but rewind is ", options_.rewind);
+            check(draft);
+            if (pending() == 0) state_.rewind_to(newest - 1);  // the newest token can always be computed again
+            take(draft, logits_.rows(drafted));
+            history_.rewind_to(newest);
+            logits_.hold(newest, draft);
         }
-        return logits_;
+        return logits_.at(position());
     }
 
     /// The logits that the newest token was chosen from. Throws Error unless they are still held: after `logits()` and
     /// then `push`, as `generate` does, and before anything else.
     [[nodiscard]] std::span<const A> logits_before_last() const {
-        require(logits_position_ > 0 && logits_position_ == position() - 1,
+        require(logits_.holds(position() - 1),
                 "the logits before the newest token are held no longer: the session has moved on");
-        return logits_;
+        return logits_.at(position() - 1);
     }
 
     /// The tokens that follow `prompt`, lazily: see Generation. An empty prompt continues the session. Throws Error for
@@ -176,9 +201,11 @@ class Session {
             const auto count = std::min(static_cast<std::size_t>(rows), tokens.size());
             const MatrixView<A> chunk(memory.data(), static_cast<Index>(count), vocab);
             take(tokens.first(count), chunk);
-            std::copy_n(chunk.row(chunk.rows() - 1), vocab, logits_.data());
+            std::copy_n(chunk.row(chunk.rows() - 1), vocab, logits_.rows().row(0));
+            logits_.hold(position());
             for (std::size_t i = 0; i < std::min(count, tokens.size() - 1); ++i)
-                scores.logprobs.push_back(logprob({chunk.row(static_cast<Index>(i)), logits_.size()}, tokens[i + 1]));
+                scores.logprobs.push_back(
+                    logprob({chunk.row(static_cast<Index>(i)), static_cast<std::size_t>(vocab)}, tokens[i + 1]));
             tokens = tokens.subspan(count);
         }
         return scores;
@@ -209,14 +236,14 @@ class Session {
         if (position == this->position()) return;
         state_.rewind_to(std::max<Index>(position - 1, 0));  // its newest token gives the logits
         history_.rewind_to(position);
-        logits_position_ = 0;
+        logits_.clear();
     }
 
     /// Forgets all tokens; keeps the memory.
     void reset() {
         state_.clear();
         history_.reset();
-        logits_position_ = 0;
+        logits_.clear();
     }
 
     /// Writes all that the sequence is, to be restored by a session over the same model, of the same types, context and
@@ -224,12 +251,11 @@ class Session {
     /// config are written to recognise it, its weights are not. Throws Error where writing fails.
     void save(std::ostream& out) const {
         const auto tokens = history_.last(tokens_kept());
-        const bool has_logits = position() > 0 && logits_position_ == position();
         SavedSession::write_header(out, fingerprint());
-        SavedSession::write(out,
-                            std::array<Index, 4>{position(), pending(), has_logits, static_cast<Index>(tokens.size())});
+        SavedSession::write(
+            out, std::array<Index, 4>{position(), pending(), has_logits(), static_cast<Index>(tokens.size())});
         SavedSession::write(out, tokens);
-        SavedSession::write(out, logits_);
+        SavedSession::write(out, has_logits() ? logits_.at(position()) : logits_.front());
         state_.save(out);
         SavedSession::write_end(out);
     }
@@ -272,7 +298,7 @@ class Session {
     }
 
     void check(std::span<const Token> tokens) const {
-        const auto vocab = static_cast<Index>(logits_.size());
+        const Index vocab = model_->config().vocab_size;
         for (const Token token : tokens)
             require(token >= 0 && token < vocab, "token ", token, " is outside the vocabulary of ", vocab);
         require(has_room_for(static_cast<Index>(tokens.size())), "the context is full: ", position(),
@@ -286,13 +312,18 @@ class Session {
         return slots + 1 + GenerateOptions::max_repetition_window;
     }
 
-    /// Tokens that are in the history but not computed: none, or the newest.
+    /// Tokens that are in the history but not computed: none, or the newest. Negative where the draft was computed, the
+    /// rest of which is not in the history.
     [[nodiscard]] Index pending() const { return position() - state_.position(); }
 
-    [[nodiscard]] MatrixView<A> last_logits() { return {logits_.data(), 1, static_cast<Index>(logits_.size())}; }
+    void drop_draft() {
+        logits_.drop_draft(position());
+        if (pending() < 0) state_.rewind_to(position());
+    }
 
     /// Adds tokens to the history and computes them. Where that fails, they are not part of the session.
     void take(std::span<const Token> tokens, MatrixView<A> logits) {
+        drop_draft();
         const Index before = position();
         history_.append(tokens);
         try {
@@ -315,7 +346,6 @@ class Session {
                 reset();
             throw;
         }
-        if (logits.rows() > 0) logits_position_ = position();
     }
 
     static double logprob(std::span<const A> logits, Token token) {
@@ -333,33 +363,34 @@ class Session {
         std::array<Index, 4> numbers{};
         SavedSession::read<Index>(in, numbers);
         const auto [position, pending, has_logits, kept] = numbers;
-        require(0 <= position && position <= most_positions && 0 <= pending &&
+        require(0 <= position && position <= most_positions && -most_positions <= pending &&
                     pending <= std::min<Index>(position, 1) && 0 <= has_logits &&
-                    has_logits <= (pending == 0 ? 1 : 0) && std::min<Index>(position, 1) <= kept &&
+                    has_logits <= (pending <= 0 ? 1 : 0) && std::min<Index>(position, 1) <= kept &&
                     kept <= std::min(position, tokens_kept()),
                 "the saved session is damaged: position ", position, " with ", pending, " tokens to compute, ",
                 has_logits, " rows of logits and ", kept, " tokens");
         std::vector<Token> tokens(static_cast<std::size_t>(kept));
         SavedSession::read<Token>(in, tokens);
-        SavedSession::read<A>(in, logits_);
+        SavedSession::read<A>(in, {logits_.rows().row(0), static_cast<std::size_t>(model_->config().vocab_size)});
         state_.restore(in);
         SavedSession::read_end(in);
-        require(state_.position() == position - pending && state_.can_rewind_to(state_.position()),
+        const Index computed = std::min(position, position - pending);  // what follows was a draft
+        require(state_.position() == position - pending && state_.can_rewind_to(computed),
                 "the saved session is damaged: its caches end at position ", state_.position(), ", expected ",
                 position - pending);
+        state_.rewind_to(computed);
         for (const Token token : tokens)
             require(token >= 0 && token < model_->config().vocab_size, "the saved session has token ", token,
                     ", which is outside the vocabulary of ", model_->config().vocab_size);
         history_.reset(tokens, position);
-        logits_position_ = has_logits != 0 ? position : 0;
+        if (has_logits != 0) logits_.hold(position);
     }
 
     std::shared_ptr<const Model> model_;
     SessionOptions options_;
     State state_;
     TokenHistory history_;
-    std::vector<A> logits_;      // [vocab_size], those after the token before position logits_position_
-    Index logits_position_ = 0;  // 0: none
+    LogitRows<A> logits_;
 };
 
 }  // namespace mistral

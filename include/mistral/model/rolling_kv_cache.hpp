@@ -64,6 +64,9 @@ class RollingKVCache {
     /// Memory for keys and values in bytes: 2 * kv_heads * head_dim * capacity * sizeof(C).
     [[nodiscard]] Index bytes() const { return 2 * keys_.size() * static_cast<Index>(sizeof(C)); }
 
+    /// Whether the newest positions take the place of the oldest: not where the context limit is below the window.
+    [[nodiscard]] bool rolls() const { return ring_.capacity() >= shape_.window; }
+
     /// Whether `tokens` more can be appended: always, unless the context limit is below the window.
     [[nodiscard]] bool has_room_for(Index tokens) const {
         return rolls() || tokens <= ring_.capacity() - ring_.next_position();
@@ -164,7 +167,6 @@ class RollingKVCache {
                     visit(self.segment(memory, head, run));
     }
 
-    [[nodiscard]] bool rolls() const { return ring_.capacity() >= shape_.window; }
     [[nodiscard]] Index row_size() const { return shape_.kv_heads * shape_.head_dim; }
 
     template <class T>
