@@ -116,7 +116,8 @@ class BasicCpu {
         const Index head_dim = 2 * frequencies.view.cols();
         assert(x.cols() % head_dim == 0);
         for_rows(x.rows(), [&](Index t) {
-            cpu::rotate_row(x.row(t), x.cols() / head_dim, head_dim, position + t, frequencies.view.data(), pairing);
+            cpu::rotate_row<Architecture>(x.row(t), x.cols() / head_dim, head_dim, position + t,
+                                          frequencies.view.data(), pairing);
         });
     }
 
