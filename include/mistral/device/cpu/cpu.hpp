@@ -20,7 +20,7 @@
 
 namespace mistral {
 
-/// How activations meet quantised weights in chunks of more than 16 tokens, such as prompts: in 15 bits as elsewhere,
+/// How activations meet quantised weights in chunks of more than 32 tokens, such as prompts: in 15 bits as elsewhere,
 /// or in 8, which is twice as fast. No other weights mind.
 enum class ChunkPrecision {
     precise,   ///< 15 bits: a token gives the same bits in any chunk
@@ -102,7 +102,7 @@ class BasicCpu {
     void multiply(MatrixView<const float> x, const PackedMatrix<Q>& weights, MatrixView<float> out, Update update,
                   Workspace& workspace) const {
         assert(weights.cols() == x.cols() && out.rows() == x.rows() && out.cols() == weights.rows());
-        constexpr Index always_precise = 16;  // tokens
+        constexpr Index always_precise = 32;  // tokens, the longest draft among them
         const bool short_activations = chunk_precision_ == ChunkPrecision::fast ||
                                        (chunk_precision_ == ChunkPrecision::balanced && std::same_as<Q, Q4>);
         if (x.rows() > always_precise && short_activations)
