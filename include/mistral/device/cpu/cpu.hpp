@@ -29,7 +29,11 @@ enum class ChunkPrecision {
 };
 
 struct CpuOptions {
-    Index threads = 0;  ///< to compute on, the caller's included; 0 means one per core
+    /// To compute on, the caller's included; 0 means one per core.
+    Index threads = 0;
+    /// Runs the loops instead of threads of the device's own, as `threads` tasks each. It must outlive the device, and
+    /// serves as many callers at the same time as there are threads with sessions.
+    Executor executor = nullptr;
     ChunkPrecision chunk_precision = ChunkPrecision::balanced;
 };
 
@@ -60,7 +64,7 @@ class BasicCpu {
     /// Computes on `threads` threads, the caller's included; 0 means one per core. Throws Error for a nonsense number.
     explicit BasicCpu(Index threads = 0) : BasicCpu(CpuOptions{.threads = threads}) {}
     explicit BasicCpu(const CpuOptions& options)
-        : pool_(std::make_shared<ThreadPool>(options.threads)), chunk_precision_(options.chunk_precision) {}
+        : pool_(make_pool(options)), chunk_precision_(options.chunk_precision) {}
 
     [[nodiscard]] Index threads() const { return pool_->threads(); }
 
@@ -165,6 +169,12 @@ class BasicCpu {
     }
 
   private:
+    static std::shared_ptr<ThreadPool> make_pool(const CpuOptions& options) {
+        if (!options.executor) return std::make_shared<ThreadPool>(options.threads);
+        const Index cores = std::max<Index>(1, static_cast<Index>(std::thread::hardware_concurrency()));
+        return std::make_shared<ThreadPool>(options.threads == 0 ? cores : options.threads, options.executor);
+    }
+
     /// Calls body(row) for every row, a few rows at a time where there are enough of them to share out.
     template <class Body>
     void for_rows(Index rows, Body&& body) const {

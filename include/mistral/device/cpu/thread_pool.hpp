@@ -7,14 +7,20 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <system_error>
 #include <thread>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace mistral {
+
+/// Somebody else's threads: calls task(0) … task(tasks - 1), each once, on threads of its choice and as many at the
+/// same time as it likes, and returns when all have returned. Tasks do not throw.
+using Executor = std::function<void(Index tasks, const std::function<void(Index)>& task)>;
 
 /// Threads that share out the iterations of a loop. The calling thread takes part, so a pool of one has no other.
 /// Any number of threads may call one pool: whoever finds it busy runs its loop alone instead of waiting.
@@ -23,9 +29,8 @@ class ThreadPool {
     /// Starts `threads` - 1 workers; 0 means one thread per core.
     /// Throws Error for a negative or absurd number.
     explicit ThreadPool(Index threads = 0) {
-        constexpr Index most = 4096;
-        require(threads >= 0 && threads <= most, "a pool of ", threads,
-                " threads was asked for, expected 0 (all cores) to ", most);
+        require(threads >= 0 && threads <= most_threads, "a pool of ", threads,
+                " threads was asked for, expected 0 (all cores) to ", most_threads);
         const Index cores = std::max<Index>(1, static_cast<Index>(std::thread::hardware_concurrency()));
         if (threads == 0) threads = cores;
         if (threads <= cores) pauses_before_sleep_ = 2000;
@@ -39,18 +44,26 @@ class ThreadPool {
         }
     }
 
+    /// Starts no threads: loops run as `tasks` tasks of the executor. Throws Error for a nonsense number.
+    ThreadPool(Index tasks, Executor executor) : executor_(std::move(executor)), tasks_(tasks) {
+        require(1 <= tasks && tasks <= most_threads, "loops of ", tasks, " tasks were asked for, expected 1 to ",
+                most_threads);
+    }
+
     ~ThreadPool() { stop(); }
 
     ThreadPool(const ThreadPool&) = delete;
     ThreadPool& operator=(const ThreadPool&) = delete;
 
-    [[nodiscard]] Index threads() const { return static_cast<Index>(workers_.size()) + 1; }
+    /// The most iterations that run at the same time.
+    [[nodiscard]] Index threads() const { return executor_ ? tasks_ : static_cast<Index>(workers_.size()) + 1; }
 
     /// Calls body(worker, i) for every i in 0 … count - 1, each once, in no order, with 0 <= worker < threads() unique
     /// among the calls that run at the same time. `body` must not throw and must not call the pool again.
     /// Waits for iterations, not for threads: one that the system does not run takes no part, and delays nobody.
     template <class Body>
     void for_each(Index count, Body&& body) {
+        if (executor_ && count > 1) return execute(count, body);
         std::unique_lock alone(busy_, std::defer_lock);
         if (count <= 1 || count > most_iterations || workers_.empty() || !alone.try_lock()) {
             for (Index i = 0; i < count; ++i) body(Index{0}, i);
@@ -69,6 +82,8 @@ class ThreadPool {
     }
 
   private:
+    static constexpr Index most_threads = 4096;
+
     struct Loop {
         void (*call)(void* context, Index worker, Index i) = nullptr;
         void* context = nullptr;
@@ -81,6 +96,16 @@ class ThreadPool {
     static constexpr Index most_iterations = (Index{1} << round_shift) - 1;
 
     static Index iterations_left(std::uint64_t ticket) { return static_cast<Index>(ticket) & most_iterations; }
+
+    template <class Body>
+    void execute(Index count, Body& body) const {
+        std::atomic<Index> next = 0;
+        executor_(std::min(count, tasks_), [&](Index worker) {
+            for (Index i = next.fetch_add(1, std::memory_order_relaxed); i < count;
+                 i = next.fetch_add(1, std::memory_order_relaxed))
+                body(worker, i);
+        });
+    }
 
     void stop() {
         stopping_.store(true, std::memory_order_relaxed);
@@ -131,6 +156,8 @@ class ThreadPool {
 #endif
     }
 
+    Executor executor_;
+    Index tasks_ = 1;
     std::mutex busy_;
     Loop loop_;
     std::atomic<bool> stopping_ = false;
