@@ -39,7 +39,7 @@ class PackedMatrix {
     /// Quantises the rows that read(row, float* to) gives, which is called from all of the pool's threads.
     template <class Read>
     PackedMatrix(ThreadPool& pool, Index rows, Index cols, Read&& read) : rows_(rows), cols_(cols) {
-        const auto memory = std::make_shared<AlignedBuffer<std::byte>>(panels() * panel_bytes());
+        const auto memory = std::make_shared<AlignedBuffer<std::byte>>(panels() * panel_bytes(), Pages::huge);
         data_ = memory->data();
         owner_ = memory;
         const Index width = groups() * group_size;
