@@ -12,14 +12,19 @@ objdump -d --no-show-raw-insn "$1" | awk '
         at[substr($1, 1, length($1) - 1)] = ++count
         is_dot[count] = $2 == "vpdpbusd" || $2 == "vdpbf16ps"
         is_spill[count] = /zmm/ && /\(%r[sb]p/
+        is_exit[count] = $2 ~ /^(call|ret)/  # which no such loop has: a jump back across one is only the order of code
         if ($2 ~ /^j/ && ($3 in at)) {
-            dots = spills = 0
-            for (i = at[$3]; i <= count; ++i) { dots += is_dot[i]; spills += is_spill[i] }
+            dots = spills = exits = 0
+            for (i = at[$3]; i <= count; ++i) { dots += is_dot[i]; spills += is_spill[i]; exits += is_exit[i] }
+            if (exits > 0) next
             if (at[$3] > innermost_from && dots >= 16) {
                 ++loops
-                if (8 * spills > dots) { ++bad; print spills " registers on the stack beside " dots " dot products in " name }
+                if (8 * spills > dots) {
+                    ++bad
+                    print spills " registers on the stack beside " dots " dot products in " name
+                }
             }
-            innermost_from = count
+            if (dots > 0) innermost_from = count  # a loop around this one would count its dot products again
         }
     }
     END {
