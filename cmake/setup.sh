@@ -13,7 +13,7 @@ packages="$packages libbenchmark-dev locales"
 check=no
 for option; do
     case $option in
-        --clang) packages="$packages clang clang-format libclang-rt-dev llvm" ;;
+        --clang) packages="$packages clang clang-format libclang-rt-dev llvm python3-pip" ;;
         --check) check=yes ;;
         *) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2 ;;
     esac
