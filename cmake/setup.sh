@@ -4,7 +4,7 @@
 #
 #   cmake/setup.sh           install what is lacking
 #   cmake/setup.sh --clang   the same, and Clang with its sanitizers and formatter, which the presets clang, asan and
-#                            tsan want
+#                            tsan want, and pip, which .ci/run wants
 #   cmake/setup.sh --check   only name what is lacking; fails if anything is
 set -eu
 

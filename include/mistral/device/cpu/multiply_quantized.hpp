@@ -33,22 +33,41 @@ struct TokenGroup {
     float scale;                               ///< of the integers, over 128
 
     explicit TokenGroup(const GroupValues& x) {
-        float extreme = 0;
-        for (const float value : x) extreme = std::max(extreme, std::abs(value));
+        const float extreme = largest_magnitude(x);
         const float inverse = extreme > 0 ? largest / extreme : 0;
         scale = extreme / largest / level_unit;
-        offsets.fill(0);
-        for (std::size_t i = 0; i < x.size(); ++i) {
-            auto rest = static_cast<std::int32_t>(std::nearbyint(x[i] * inverse));
-            if constexpr (planes == 2) {
-                const std::int32_t upper = (rest + 64) >> 7;
-                digits[0][i] = static_cast<std::int8_t>(upper);
-                offsets[0] -= 128 * upper;
-                rest -= 128 * upper;
-            }
-            digits[planes - 1][i] = static_cast<std::int8_t>(rest);
-            offsets[planes - 1] -= 128 * rest;
+        std::array<std::int32_t, std::size_t{group_size}> rest;
+        for (std::size_t i = 0; i < x.size(); ++i) rest[i] = nearest_integer(x[i] * inverse);
+        if constexpr (planes == 2) {
+            std::array<std::int32_t, std::size_t{group_size}> upper;
+            for (std::size_t i = 0; i < x.size(); ++i) upper[i] = (rest[i] + 64) >> 7;
+            for (std::size_t i = 0; i < x.size(); ++i) rest[i] -= 128 * upper[i];
+            set_plane(0, upper);
         }
+        set_plane(planes - 1, rest);
+    }
+
+  private:
+    // Loops over whole groups without a branch, which compilers turn into vectors.
+    static float largest_magnitude(const GroupValues& x) {
+        constexpr std::size_t lanes = 16;
+        std::array<float, lanes> largest_of{};
+        for (std::size_t i = 0; i < x.size(); i += lanes)
+            for (std::size_t lane = 0; lane < lanes; ++lane)
+                largest_of[lane] = std::max(largest_of[lane], std::abs(x[i + lane]));
+        return *std::max_element(largest_of.begin(), largest_of.end());
+    }
+
+    static std::int32_t nearest_integer(float x) {
+        constexpr float integers = 12582912;  // 1.5 * 2^23: added to a small number, it leaves no room for a fraction
+        return static_cast<std::int32_t>(x + integers) - static_cast<std::int32_t>(integers);
+    }
+
+    void set_plane(std::size_t plane, const std::array<std::int32_t, std::size_t{group_size}>& numbers) {
+        std::int32_t sum = 0;
+        for (const std::int32_t number : numbers) sum += number;
+        for (std::size_t i = 0; i < numbers.size(); ++i) digits[plane][i] = static_cast<std::int8_t>(numbers[i]);
+        offsets[plane] = -128 * sum;
     }
 };
 
