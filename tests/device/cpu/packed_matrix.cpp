@@ -3,6 +3,8 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <memory>
 #include <random>
 #include <vector>
 
@@ -32,6 +34,17 @@ TEST_CASE_TEMPLATE("every weight of every shape is what its group's quantisation
                 }
             CHECK(different == 0);
         }
+}
+
+TEST_CASE_TEMPLATE("panels made elsewhere are used where they are, and kept", Q, Q8, Q4) {
+    ThreadPool pool(1);
+    const PackedMatrix<Q> matrix(pool, 40, 70,
+                                 [](Index row, float* to) { std::fill_n(to, 70, static_cast<float>(row)); });
+    auto owner = std::make_shared<std::vector<std::byte>>(matrix.panel(0), matrix.panel(matrix.panels()));
+    const PackedMatrix<Q> same(40, 70, owner->data(), owner);
+    CHECK(same.panel(1) == owner->data() + matrix.panel_bytes());
+    owner.reset();
+    for (const Index row : {0, 31, 32, 39}) CHECK(same.weight(row, 69) == matrix.weight(row, 69));
 }
 
 TEST_CASE("a group takes the bits that the format promises, in whole cache lines") {

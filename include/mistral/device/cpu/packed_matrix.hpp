@@ -36,6 +36,10 @@ class PackedMatrix {
 
     PackedMatrix() = default;
 
+    /// Panels that are in this order already, in memory that `owner` keeps alive.
+    PackedMatrix(Index rows, Index cols, const std::byte* panels, std::shared_ptr<const void> owner)
+        : owner_(std::move(owner)), data_(panels), rows_(rows), cols_(cols) {}
+
     /// Quantises the rows that read(row, float* to) gives, which is called from all of the pool's threads.
     template <class Read>
     PackedMatrix(ThreadPool& pool, Index rows, Index cols, Read&& read) : rows_(rows), cols_(cols) {
