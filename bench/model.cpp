@@ -173,10 +173,10 @@ void add_models() {
     add_model<bfloat16>();
     add_model<mistral::Q8>();
     add_model<mistral::Q4>();
-    for (const Index position : {1024, 2048, 8192, 16384, 32768, 65536, 131072})
+    for (const Index position : {1024, 2048, 8192, 16384, 30000, 65536, 131072})
         add_decode<mistral::Q4>(position, window, no_window);
     constexpr Index context = 32768;
-    for (const Index position : {1024, 4096, 8192, 16384, 32767}) add_decode<mistral::Q4>(position, no_window, context);
+    for (const Index position : {1024, 4096, 8192, 16384, 30000}) add_decode<mistral::Q4>(position, no_window, context);
     for (const Index size : {window, no_window})
         for (Index tokens = 512; tokens <= context; tokens *= 4) add_long_prompt(tokens, size);
 }
