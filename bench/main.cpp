@@ -1,0 +1,64 @@
+// Measures the library against the limits of the machine. bench/run.sh builds it and runs everything; by itself:
+//
+//     mistral_bench [--threads=N] [--benchmark_filter=REGEX] [--benchmark_out=OUTPUT.json]
+//
+// Every row tells in `of_limit` what part of the machine's limit it reaches, and in its label which limit that is; the
+// limits themselves, probed before the first row, head the output.
+
+#include "suite.hpp"
+
+#include <mistral/base/error.hpp>
+
+#include <benchmark/benchmark.h>
+
+#include <cstdlib>
+#include <iostream>
+#include <string>
+#include <string_view>
+#include <thread>
+
+namespace {
+
+/// Takes --threads=N from the arguments; without it, one thread per core.
+mistral::Index take_threads(int& argc, char** argv) {
+    constexpr std::string_view flag = "--threads=";
+    auto threads = static_cast<mistral::Index>(std::thread::hardware_concurrency());
+    int kept = 0;
+    for (int i = 0; i < argc; ++i)
+        if (std::string_view(argv[i]).starts_with(flag))
+            threads = std::atoll(argv[i] + flag.size());
+        else
+            argv[kept++] = argv[i];
+    argc = kept;
+    return threads;
+}
+
+void add_limit(const char* name, double per_second) {
+    benchmark::AddCustomContext(name, mistral::concat(per_second / 1e9));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    try {
+        bench::Machine& machine = bench::machine();
+        machine.threads = take_threads(argc, argv);
+        benchmark::Initialize(&argc, argv);
+        if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+        machine.limits = bench::probe(machine.threads);
+        benchmark::AddCustomContext("threads", mistral::concat(machine.threads));
+        add_limit("read GB/s", machine.limits.read_bandwidth);
+        add_limit("float32 GFLOP/s", machine.limits.float32);
+        add_limit("bfloat16 GFLOP/s", machine.limits.bfloat16);
+        add_limit("int8 GOP/s", machine.limits.int8);
+        bench::add_linear_maps();
+        bench::add_attention();
+        bench::add_models();
+        bench::add_loading();
+        benchmark::RunSpecifiedBenchmarks();
+        benchmark::Shutdown();
+    } catch (const std::exception& error) {
+        std::cerr << "mistral_bench: " << error.what() << '\n';
+        return 1;
+    }
+}

@@ -1,0 +1,184 @@
+// Models of Mistral 7B's size in memory: tokens one by one and a few at a time, prompts, and long contexts.
+
+#include "suite.hpp"
+#include "synthetic.hpp"
+#include "work.hpp"
+
+#include <mistral/model/mistral_model.hpp>
+
+#include <algorithm>
+#include <initializer_list>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace bench {
+namespace {
+
+using mistral::concat;
+using mistral::no_window;
+using mistral::Scalar;
+
+constexpr Index window = 4096;
+
+/// A model and a sequence on it that is put wherever a row wants it. Models of as many layers share their weights while
+/// rows of their format follow each other.
+template <Scalar S>
+class Sequence {
+  public:
+    Sequence(const Config& config, Index context, ChunkPrecision precision)
+        : weights_(shared(concat("model/", mistral::ScalarTraits<S>::name, '/', config.layers),
+                          [&] { return synthetic_weights<S>(config); })),
+          model_(Cpu({.threads = machine().threads, .chunk_precision = precision}), config, weights_),
+          state_(full_state(model_.device(), config, context)),
+          precision_(precision) {}
+
+    /// `tokens` from `position` on, with the logits of the last few.
+    void forward(Index position, Index tokens, Index logits) {
+        put_at(state_, position);
+        compute(tokens, logits);
+    }
+
+    /// A text from its beginning, in the chunks that sessions cut it into, without its logits.
+    void prefill(Index tokens) {
+        put_at(state_, 0);
+        for (Index done = 0; done < tokens; done += chunk) compute(std::min(chunk, tokens - done), 0);
+    }
+
+    [[nodiscard]] Work work(Index position, Index tokens, Index logits) const {
+        Work layers;
+        for (const auto& block : weights_.blocks) {
+            const auto& attention = block.attention;
+            const auto& feed_forward = block.feed_forward;
+            for (const auto* map : {&attention.query, &attention.key, &attention.value, &attention.output,
+                                    &feed_forward.gate, &feed_forward.up, &feed_forward.down})
+                layers = layers + linear_work<S>(*map, tokens, precision_);
+            layers = layers + attention_work(model_.config().shape(0), position, tokens);
+        }
+        return logits == 0 ? layers : layers + linear_work<S>(weights_.output, logits, precision_);
+    }
+
+  private:
+    static constexpr Index chunk = 512;
+
+    void compute(Index count, Index logits) {
+        const auto tokens = synthetic_tokens(count);
+        logits_.resize(static_cast<std::size_t>(logits * model_.config().vocab_size));
+        model_.forward(std::span<const Token>(tokens), state_, {logits_.data(), logits, model_.config().vocab_size});
+    }
+
+    const mistral::ModelWeights<S, Cpu>& weights_;
+    mistral::MistralModel<S> model_;
+    State state_;
+    ChunkPrecision precision_;
+    std::vector<float> logits_;
+};
+
+/// A pass over some tokens somewhere in a text. All of few tokens want their logits, as drafts do; of a prompt only the
+/// last one does.
+struct Pass {
+    Index position;
+    Index tokens;
+
+    [[nodiscard]] Index logits() const { return tokens <= 16 ? tokens : 1; }
+};
+
+template <Scalar S>
+void run(benchmark::State& state, Pass pass, Index size, Index context, ChunkPrecision precision) {
+    Sequence<S> sequence(mistral_7b(32, size), context, precision);
+    sequence.forward(0, 1, 1);  // not timed: brings threads and scratch memory to life
+    measure(state, sequence.work(pass.position, pass.tokens, pass.logits()), pass.tokens,
+            [&] { sequence.forward(pass.position, pass.tokens, pass.logits()); });
+}
+
+/// The same, with another pass in turn, so that whatever disturbs the machine meets both. The counter `name` tells how
+/// many times the other's time the row took: the ratio of medians.
+template <Scalar S>
+void compare(benchmark::State& state, Pass pass, Pass other, const char* name) {
+    Sequence<S> sequence(mistral_7b(), no_window, ChunkPrecision::precise);
+    std::vector<double> seconds, seconds_of_other;
+    const auto time = [&](Pass p) {
+        const Stopwatch stopwatch;
+        sequence.forward(p.position, p.tokens, p.logits());
+        return stopwatch.seconds();
+    };
+    const auto median = [](std::vector<double>& values) {
+        const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+        std::nth_element(values.begin(), middle, values.end());
+        return *middle;
+    };
+    time(pass);
+    for (auto _ : state) {
+        seconds.push_back(time(pass));
+        state.PauseTiming();
+        seconds_of_other.push_back(time(other));
+        state.ResumeTiming();
+    }
+    const double typical = median(seconds);
+    report(state, sequence.work(pass.position, pass.tokens, pass.logits()), pass.tokens, typical);
+    state.counters[name] = typical / median(seconds_of_other);
+}
+
+template <Scalar S>
+void add_prompt(const char* suffix, ChunkPrecision precision) {
+    constexpr Index tokens = 512;
+    add_row(concat("model/", mistral::ScalarTraits<S>::name, "/prefill/tokens:", tokens, suffix),
+            [=](benchmark::State& state) {
+                run<S>(state, {0, tokens}, window, no_window, precision);
+            })
+        ->Iterations(1);
+}
+
+template <Scalar S>
+void add_decode(Index position, Index size, Index context) {
+    constexpr int steps = 8;
+    add_row(concat("model/", mistral::ScalarTraits<S>::name, "/decode/position:", position,
+                   "/window:", size == no_window ? 0 : size),
+            [=](benchmark::State& state) {
+                run<S>(state, {position, 1}, size, context, ChunkPrecision::precise);
+            })
+        ->Iterations(steps);
+}
+
+template <Scalar S>
+void add_model() {
+    constexpr int pairs = 9;
+    const auto name = concat("model/", mistral::ScalarTraits<S>::name);
+    add_decode<S>(0, window, no_window);
+    add_decode<S>(window, window, no_window);
+    add_row(concat(name, "/decode/position:100000/window:", window), [](benchmark::State& state) {
+        compare<S>(state, {100'000, 1}, {5'000, 1}, "over_position_5000");
+    })->Iterations(pairs);
+    add_row(concat(name, "/step/tokens:8"), [](benchmark::State& state) {
+        compare<S>(state, {0, 8}, {0, 1}, "over_one_token");
+    })->Iterations(pairs);
+    if constexpr (mistral::QuantizedScalar<S>) add_prompt<S>("/fast", ChunkPrecision::fast);
+    add_prompt<S>("", ChunkPrecision::precise);
+}
+
+/// A whole text through one of the 32 layers, which are alike: all of them would take minutes.
+void add_long_prompt(Index tokens, Index size) {
+    add_row(concat("layer/bfloat16/prefill/tokens:", tokens, "/window:", size == no_window ? 0 : size),
+            [=](benchmark::State& state) {
+                Sequence<bfloat16> sequence(mistral_7b(1, size), std::max(tokens, window), ChunkPrecision::precise);
+                sequence.prefill(512);  // not timed
+                measure(state, sequence.work(0, tokens, 0), tokens, [&] { sequence.prefill(tokens); });
+            })
+        ->Iterations(tokens <= 2048 ? 4 : 1);
+}
+
+}  // namespace
+
+void add_models() {
+    add_model<bfloat16>();
+    add_model<mistral::Q8>();
+    add_model<mistral::Q4>();
+    for (const Index position : {1024, 2048, 8192, 16384, 30000, 65536, 131072})
+        add_decode<mistral::Q4>(position, window, no_window);
+    constexpr Index context = 32768;
+    for (const Index position : {1024, 4096, 8192, 16384, 30000}) add_decode<mistral::Q4>(position, no_window, context);
+    for (const Index size : {window, no_window})
+        for (Index tokens = 512; tokens <= context; tokens *= 4) add_long_prompt(tokens, size);
+}
+
+}  // namespace bench

@@ -1,0 +1,139 @@
+#pragma once
+
+#include <mistral/base/aligned_buffer.hpp>
+#include <mistral/device/cpu/instruction_set.hpp>
+#include <mistral/device/cpu/simd.hpp>
+#include <mistral/device/cpu/thread_pool.hpp>
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+/// What the machine can do at most, measured by loops that do nothing else, so that a row's speed can be told as a
+/// fraction of it. Frequencies, neighbours and memory differ from run to run: every run probes anew.
+namespace bench {
+
+using mistral::Index;
+
+/// Per second, by all threads together. A multiplication and an addition are two operations.
+struct Limits {
+    double read_bandwidth = 0;  ///< bytes
+    double float32 = 0;         ///< operations of fused multiply-add
+    double bfloat16 = 0;        ///< of dot products of bfloat16 pairs; float32's where there is no such instruction
+    double int8 = 0;            ///< of dot products of quadruples of 8 bits; float32's likewise
+};
+
+/// Seconds that the fastest pass takes, of those that fit into half a second: what disturbs a pass only makes it
+/// slower.
+template <class Pass>
+double fastest(Pass pass) {
+    using Clock = std::chrono::steady_clock;
+    const auto end = Clock::now() + std::chrono::milliseconds(500);
+    auto best = Clock::duration::max();
+    for (auto start = Clock::now(), stop = start; start < end; start = stop) {
+        pass();
+        stop = Clock::now();
+        best = std::min(best, stop - start);
+    }
+    return std::chrono::duration<double>(best).count();
+}
+
+/// Memory in huge pages, where the system has them: address translation is no part of the limit.
+class HugePages {
+  public:
+    explicit HugePages(Index bytes) : memory_(bytes + page) {
+        const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
+        data_ = memory_.data() + (static_cast<std::uintptr_t>(page) - address % page) % page;
+#if defined(__linux__)
+        ::madvise(data_, static_cast<std::size_t>(bytes), MADV_HUGEPAGE);
+#endif
+        std::memset(data_, 1, static_cast<std::size_t>(bytes));
+    }
+
+    [[nodiscard]] const std::byte* data() const {
+        return data_;
+    }
+
+  private:
+    static constexpr Index page = 2 * 1024 * 1024;
+
+    mistral::AlignedBuffer<std::byte> memory_;
+    std::byte* data_ = nullptr;
+};
+
+/// Bytes per second that the threads read from a buffer far larger than caches. Each reads several streams at once, as
+/// products with several rows do: one alone leaves bandwidth unused.
+inline double read_bandwidth(mistral::ThreadPool& pool) {
+    using Vector = xsimd::batch<std::uint64_t>;
+    constexpr Index streams = 8;
+    constexpr Index stream_bytes = 64 * 1024;
+    constexpr Index blocks = 2048;  // 1 GiB
+    const HugePages memory(blocks * streams * stream_bytes);
+    const double seconds = fastest([&] {
+        pool.for_each(blocks, [&](Index, Index block) noexcept {
+            const std::byte* data = memory.data() + block * streams * stream_bytes;
+            Vector sums[streams];
+            for (Vector& sum : sums) sum = Vector(std::uint64_t{0});
+            for (Index i = 0; i < stream_bytes; i += static_cast<Index>(sizeof(Vector)))
+                for (Index s = 0; s < streams; ++s)
+                    sums[s] = sums[s] +
+                              Vector::load_aligned(reinterpret_cast<const std::uint64_t*>(data + s * stream_bytes + i));
+            benchmark::DoNotOptimize(sums);
+        });
+    });
+    return static_cast<double>(blocks * streams * stream_bytes) / seconds;
+}
+
+/// Operations per second of `step`, one instruction that adds `operations` to a vector, in so many independent sums
+/// that no instruction waits for the one before.
+template <class Vector, class Step>
+double peak(mistral::ThreadPool& pool, Index operations, Vector zero, Step step) {
+    constexpr std::size_t sums_at_once = 12;
+    constexpr Index steps = 20000;
+    const Index tasks = 16 * pool.threads();
+    const double seconds = fastest([&] {
+        pool.for_each(tasks, [&](Index, Index) noexcept {
+            Vector sums[sums_at_once];
+            mistral::cpu::unroll<sums_at_once>([&](auto s) { sums[s] = zero; });
+            for (Index i = 0; i < steps; ++i)
+                mistral::cpu::unroll<sums_at_once>([&](auto s) { sums[s] = step(sums[s]); });
+            mistral::cpu::unroll<sums_at_once>([&](auto s) { benchmark::DoNotOptimize(Vector(sums[s])); });
+        });
+    });
+    return static_cast<double>(tasks * steps * static_cast<Index>(sums_at_once) * operations) / seconds;
+}
+
+/// Measures all limits with `threads` threads, 0 for one per core; takes about two seconds.
+[[nodiscard]] inline Limits probe(Index threads) {
+    mistral::ThreadPool pool(threads);
+    Limits limits;
+    limits.read_bandwidth = read_bandwidth(pool);
+    using Floats = xsimd::batch<float>;
+    float one = 1;
+    benchmark::DoNotOptimize(one);
+    limits.float32 = peak(pool, 2 * static_cast<Index>(Floats::size), Floats(0.0f),
+                          [x = Floats(one)](Floats sum) { return xsimd::fma(sum, x, x); });
+    limits.bfloat16 = limits.int8 = limits.float32;
+#if defined(MISTRAL_HAS_AVX512_DOT)
+    const __m512i ones = _mm512_set1_epi8(1);
+    limits.bfloat16 = peak(pool, 64, _mm512_setzero_ps(), [ones](__m512 sum) {
+        asm("vdpbf16ps %1, %1, %0" : "+v"(sum) : "v"(ones));
+        return sum;
+    });
+    limits.int8 = peak(pool, 128, _mm512_setzero_si512(), [ones](__m512i sum) {
+        asm("vpdpbusd %1, %1, %0" : "+v"(sum) : "v"(ones));
+        return sum;
+    });
+#endif
+    return limits;
+}
+
+}  // namespace bench

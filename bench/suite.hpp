@@ -1,0 +1,49 @@
+#pragma once
+
+#include "probe.hpp"
+
+#include <benchmark/benchmark.h>
+
+#include <any>
+#include <string>
+#include <utility>
+
+/// What the files of the suite share.
+namespace bench {
+
+/// Each file adds its rows when `main` asks for them, so that their order is known.
+void add_linear_maps();
+void add_attention();
+void add_models();
+void add_loading();
+
+/// The machine in this run, set by `main` before any row runs.
+struct Machine {
+    Index threads = 0;
+    Limits limits;
+};
+[[nodiscard]] inline Machine& machine() {
+    static Machine machine;
+    return machine;
+}
+
+template <class Run>
+benchmark::internal::Benchmark* add_row(const std::string& name, Run run) {
+    return benchmark::RegisterBenchmark(name.c_str(), std::move(run))->Unit(benchmark::kMillisecond);
+}
+
+/// A large object that consecutive rows share. There is one at a time, as memory has room for one model: asking for
+/// another key frees it first.
+template <class Make>
+auto& shared(const std::string& key, Make make) {
+    static std::any kept;
+    static std::string kept_key;
+    if (key != kept_key) {
+        kept.reset();
+        kept = make();
+        kept_key = key;
+    }
+    return std::any_cast<decltype(make())&>(kept);
+}
+
+}  // namespace bench

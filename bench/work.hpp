@@ -1,0 +1,121 @@
+#pragma once
+
+#include "suite.hpp"
+
+#include <mistral/base/config.hpp>
+#include <mistral/base/shape.hpp>
+#include <mistral/base/window.hpp>
+#include <mistral/device/cpu/cpu.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <concepts>
+
+/// How much a row has to do whatever the code, and what part of the machine's limit it reaches.
+namespace bench {
+
+using mistral::ChunkPrecision;
+
+/// Bytes to read from memory, and operations by the instruction that they are meant for.
+struct Work {
+    double bytes = 0;
+    double float32 = 0;
+    double bfloat16 = 0;
+    double int8 = 0;
+
+    friend Work operator+(const Work& a, const Work& b) {
+        return {a.bytes + b.bytes, a.float32 + b.float32, a.bfloat16 + b.bfloat16, a.int8 + b.int8};
+    }
+    friend Work operator*(double times, const Work& work) {
+        return {times * work.bytes, times * work.float32, times * work.bfloat16, times * work.int8};
+    }
+};
+
+/// The least seconds that the work takes on this machine, and what bounds it: reading, or arithmetic (the roofline
+/// model, doi:10.1145/1498765.1498785).
+struct Bound {
+    double seconds = 0;
+    const char* limit = "";
+};
+[[nodiscard]] inline Bound bound(const Work& work) {
+    const Limits& limits = machine().limits;
+    const Bound parts[]{{work.float32 / limits.float32, "float32 peak"},
+                        {work.bfloat16 / limits.bfloat16, "bfloat16 peak"},
+                        {work.int8 / limits.int8, "int8 peak"}};
+    Bound arithmetic;
+    double largest = 0;
+    for (const Bound& part : parts) {
+        arithmetic.seconds += part.seconds;
+        if (part.seconds > largest) arithmetic.limit = part.limit;
+        largest = std::max(largest, part.seconds);
+    }
+    const Bound reading{work.bytes / limits.read_bandwidth, "read bandwidth"};
+    return reading.seconds >= arithmetic.seconds ? reading : arithmetic;
+}
+
+/// Seconds since the stopwatch was made.
+class Stopwatch {
+  public:
+    [[nodiscard]] double seconds() const {
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    }
+
+  private:
+    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+/// Tells what part of its limit an iteration of so many seconds reaches, which limit that is, and the tokens per second
+/// of rows that have any.
+inline void report(benchmark::State& state, const Work& work, Index tokens, double seconds) {
+    const Bound least = bound(work);
+    state.counters["of_limit"] = least.seconds / seconds;
+    if (tokens > 0) state.counters["tokens/s"] = static_cast<double>(tokens) / seconds;
+    state.SetLabel(least.limit);
+}
+
+/// Times `body`, which does `work` on so many tokens.
+template <class Body>
+void measure(benchmark::State& state, const Work& work, Index tokens, Body body) {
+    const Stopwatch stopwatch;
+    for (auto _ : state) body();
+    report(state, work, tokens, stopwatch.seconds() / static_cast<double>(state.iterations()));
+}
+
+template <class T>
+[[nodiscard]] double bytes_of(const mistral::HostMatrix<T>& weights) {
+    return static_cast<double>(weights.rows() * weights.cols()) * sizeof(T);
+}
+template <mistral::QuantizedScalar Q>
+[[nodiscard]] double bytes_of(const mistral::PackedMatrix<Q>& weights) {
+    return static_cast<double>(weights.panels() * weights.panel_bytes());
+}
+
+/// Reads all weights and multiplies them with each token. Activations in 15 bits are two operands of 8.
+template <class S>
+[[nodiscard]] Work linear_work(const mistral::Cpu::Matrix<S>& weights, Index tokens, ChunkPrecision precision) {
+    Work work{.bytes = bytes_of(weights)};
+    const double operations = 2 * static_cast<double>(weights.rows() * weights.cols() * tokens);
+    if constexpr (mistral::QuantizedScalar<S>) {
+        constexpr Index always_precise = 16;
+        const bool one_operand = tokens > always_precise && precision == ChunkPrecision::fast;
+        work.int8 = one_operand ? operations : 2 * operations;
+    } else if constexpr (std::same_as<S, mistral::bfloat16>) {
+        work.bfloat16 = operations;
+    } else {
+        work.float32 = operations;
+    }
+    return work;
+}
+
+/// Tokens from `position` on over a cache in bfloat16: reads what it holds of their windows, and multiplies each query
+/// with the keys that it sees, and with as many values.
+[[nodiscard]] inline Work attention_work(const mistral::Shape& shape, Index position, Index tokens) {
+    const mistral::Window window{shape.window};
+    Index seen = 0;
+    for (Index p = position; p < position + tokens; ++p) seen += p - window.first_visible(p) + 1;
+    const Index read = position - window.first_visible(position);
+    return {.bytes = static_cast<double>(2 * read * shape.kv_heads * shape.head_dim) * sizeof(mistral::bfloat16),
+            .bfloat16 = static_cast<double>(4 * seen * shape.query_heads * shape.head_dim)};
+}
+
+}  // namespace bench
