@@ -312,9 +312,10 @@ TEST_CASE("a disk without room leaves the old packed file as it was, and nothing
 #endif
 
 TEST_CASE("progress counts every tensor once, whether the packed file is written or read") {
-    for (const auto& [directory, tensors] :
+    for (const auto& [directory, count] :
          {std::pair(files::tiny / "sharded", 21), std::pair(files::reference / "tied", 21)}) {
         const Scratch scratch(directory);
+        const Index tensors = count;
         std::vector<Index> expected;
         for (Index i = 1; i <= tensors; ++i) expected.push_back(i);
         for (int loading = 0; loading < 2; ++loading) {
