@@ -88,13 +88,12 @@ struct MatrixMaker<Q> {
             constexpr Index columns = 64 * mistral::group_size;
             return Cpu(1).quantize<Q>(Matrix::panel_rows, columns, [](Index, float* row) { fill(row, columns); });
         }();
-        const Index bytes = (rows + Matrix::panel_rows - 1) / Matrix::panel_rows *
-                            ((cols + mistral::group_size - 1) / mistral::group_size) * Matrix::group_bytes;
-        const auto memory = std::make_shared<AlignedBuffer<std::byte>>(bytes);
+        const Index bytes = Matrix::bytes_of(rows, cols);
+        const auto memory = std::make_shared<AlignedBuffer<std::byte>>(bytes, mistral::Pages::huge);
         for (Index done = 0; done < bytes; done += pattern.panel_bytes())
             std::memcpy(memory->data() + done, pattern.panel(0),
                         static_cast<std::size_t>(std::min(bytes - done, pattern.panel_bytes())));
-        return Matrix(rows, cols, memory->data(), memory);
+        return Matrix(memory, memory->data(), rows, cols);
     }
 };
 

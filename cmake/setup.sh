@@ -4,7 +4,7 @@
 #
 #   cmake/setup.sh           install what is lacking
 #   cmake/setup.sh --clang   the same, and Clang with its sanitizers and formatter, which the presets clang, asan and
-#                            tsan want
+#                            tsan want, and pip, which .ci/run wants
 #   cmake/setup.sh --check   only name what is lacking; fails if anything is
 set -eu
 
@@ -13,7 +13,7 @@ packages="$packages libbenchmark-dev locales"
 check=no
 for option; do
     case $option in
-        --clang) packages="$packages clang clang-format libclang-rt-dev llvm" ;;
+        --clang) packages="$packages clang clang-format libclang-rt-dev llvm python3-pip" ;;
         --check) check=yes ;;
         *) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2 ;;
     esac

@@ -80,6 +80,7 @@ class Generator {
             bar.show(progress.tensors_done, progress.tensors);
         };
         load.stop = interruptible.token();
+        load.packed_file = options.cache;
         auto model = Model::load(options.model, mistral::Cpu(options.threads), load);
         if (interruptible.stopped()) throw mistral::Cancelled("loading was cancelled");
         return model;

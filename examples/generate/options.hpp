@@ -28,8 +28,9 @@ using mistral::Index;
 struct Options {
     std::string model = MISTRAL_DEFAULT_MODEL;
     std::string dtype = "auto";
-    std::optional<Index> window;   ///< instead of the checkpoint's; no_window for none
-    std::optional<Index> context;  ///< positions kept by layers without a window
+    std::optional<std::string> cache;  ///< file that keeps quantised weights
+    std::optional<Index> window;       ///< instead of the checkpoint's; no_window for none
+    std::optional<Index> context;      ///< positions kept by layers without a window
     Index threads = 0;
 
     std::string prompt;
@@ -93,6 +94,9 @@ class CommandLine {
         app_.add_option("--dtype", options_.dtype, "Type of the weights; auto is the checkpoint's own")
             ->check(CLI::IsMember({"auto", "double", "float", "half", "bfloat16", "q8", "q4"}))
             ->capture_default_str();
+        app_.add_option("--cache", options_.cache,
+                        "File to keep the weights of --dtype q8 or q4 in, quantised only once")
+            ->type_name("FILE");
         app_.add_option("--window", window_, "Positions that attention sees, or none; auto is the checkpoint's own")
             ->type_name("N|none|auto")
             ->capture_default_str();
@@ -138,6 +142,8 @@ class CommandLine {
         } catch (const mistral::Error& error) {
             throw UsageError(error.what());
         }
+        if (options_.cache && options_.dtype != "q8" && options_.dtype != "q4")
+            throw UsageError("--cache is for the weights of --dtype q8 or q4, and --dtype is " + options_.dtype);
         options_.window = window();
         options_.prompt = prompt();
     }

@@ -77,6 +77,18 @@ TEST_CASE("guessing ahead changes no text, with figures that say how often it wa
     }
 }
 
+TEST_CASE("a cache of quantised weights changes no text") {
+    const std::string arguments = "ROMEO: -n 50 --seed 7 --dtype q4";
+    const Result plain = generate(arguments);
+    std::remove("generator.packed");
+    for (int loading = 0; loading < 2; ++loading) {
+        const Result cached = generate(arguments + " --cache generator.packed");
+        CHECK(cached.status == 0);
+        CHECK(cached.out == plain.out);
+    }
+    CHECK(read("generator.packed").starts_with("mistral packed weights\n"));
+}
+
 TEST_CASE("a prompt may come from an argument, an option, a file or standard input") {
     std::ofstream("prompt.txt") << "To be, or";
     const std::string expected = generate("To be, or -n 20").out;
@@ -216,6 +228,8 @@ TEST_CASE("a mistake in the call is named in one line, with what was expected, a
         {"x --window 0", "expected auto, none, or a number above 0"},
         {"x --window 99999999999999999999", "expected auto, none, or a number above 0"},
         {"x --dtype int3", "double,float,half,bfloat16,q8,q4"},
+        {"x --cache file", "--dtype q8 or q4"},
+        {"x --cache file --dtype half", "--dtype q8 or q4"},
         {"x --alternatives 2", "--json"},
         {"x --json --alternatives 2000", "0 to 1024"},
         {"x --prompt y", "more than once"},
@@ -238,6 +252,7 @@ TEST_CASE("what cannot be loaded or computed is named in one line, with status 1
         {"x --model /no/such/model", "/no/such/model"},
         {"x --model .", "config.json"},
         {"--file /no/such/file", "/no/such/file"},
+        {"x --dtype q4 --cache /no/such/file", "/no/such/file"},
         {"--file .", "is a directory"},
         {"x --threads -1", "-1 threads"},
         {"x --context 0", "context is 0"},

@@ -40,7 +40,12 @@ TEST_CASE("a draft is what followed the newest tokens before") {
     CHECK(first_draft({9, 1, 2, 7, 8, 1, 2}, 2) == Tokens{7, 8});
 }
 
-TEST_CASE("three tokens in common count more than two, and of those with as many the newest") {
+TEST_CASE("more tokens in common count more, up to eight, and of places with as many the newest") {
+    CHECK(first_draft({9, 1, 2, 3, 4, 5, 6, 7, 8, 20, 1, 2, 3, 4, 5, 6, 7, 8}, 1) == Tokens{20});
+    CHECK(first_draft({1, 2, 3, 4, 5, 6, 7, 8, 20, 9, 2, 3, 4, 5, 6, 7, 8, 21, 1, 2, 3, 4, 5, 6, 7, 8}, 1) ==
+          Tokens{20});
+    CHECK(first_draft({0, 1, 2, 3, 4, 5, 6, 7, 8, 20, 9, 1, 2, 3, 4, 5, 6, 7, 8, 21, 0, 1, 2, 3, 4, 5, 6, 7, 8}, 1) ==
+          Tokens{21});
     CHECK(first_draft({1, 2, 3, 7, 9, 2, 3, 8, 1, 2, 3}, 1) == Tokens{7});
     CHECK(first_draft({1, 2, 3, 7, 1, 2, 3, 8, 1, 2, 3}, 1) == Tokens{8});
     CHECK(first_draft({5, 2, 3, 7, 6, 2, 3, 8, 1, 2, 3}, 1) == Tokens{8});

@@ -98,6 +98,25 @@ TEST_CASE_TEMPLATE("a restored session continues with the same bits", S, double,
     }
 }
 
+TEST_CASE("a draft that was computed when a session was saved is not restored, whatever the numbers say of logits") {
+    const auto model = tiny::model();
+    Session session(model, {.rewind = 3});
+    session.append(tiny::tokens(9));
+    session.push(5);
+    static_cast<void>(session.logits(tiny::tokens(3)));
+    const std::string bytes = saved(session);
+    Session plain(model, {.rewind = 3});
+    plain.append(tiny::tokens(9));
+    plain.push(5);
+    for (const std::int64_t has_logits : {1, 0}) {
+        Session other(model, {.rewind = 3});
+        restore(other, with_number(bytes, header_size(bytes) + 16, has_logits));
+        CHECK(other.position() == 10);
+        CHECK(tiny::logits(other) == tiny::logits(plain));
+        CHECK(saved(other).size() < bytes.size());  // without the draft's keys and values
+    }
+}
+
 TEST_CASE("several sessions can stand one after the other in a stream") {
     const auto model = tiny::model();
     Session first(model);

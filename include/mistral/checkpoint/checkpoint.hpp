@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mistral/base/checksum.hpp>
 #include <mistral/base/config.hpp>
 #include <mistral/base/error.hpp>
 #include <mistral/base/file_in_directory.hpp>
@@ -12,6 +13,7 @@
 #include <mistral/checkpoint/tensor_view.hpp>
 
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -64,6 +66,10 @@ class Checkpoint {
         return found->second;
     }
 
+    /// Text that is another one where a file of tensors has changed: a line for each of them, with its name, size, time
+    /// of modification and the checksum of its header. It moves with the directory, and no tensor is read for it.
+    [[nodiscard]] const std::string& fingerprint() const { return fingerprint_; }
+
   private:
     /// The files of one kind of directory.
     struct Layout {
@@ -115,7 +121,7 @@ class Checkpoint {
     static std::string index_of(const Layout& layout) { return concat(layout.weights, ".index.json"); }
 
     /// Opens the shards that an index names, and of each exactly the tensors that the index says are in it.
-    [[nodiscard]] Safetensors::Tensors read_shards(const std::string& index_name) const {
+    [[nodiscard]] Safetensors::Tensors read_shards(const std::string& index_name) {
         Safetensors::Tensors all;
         for (const auto& [shard, names] : read_shard_index(read_json(index_name))) {
             Safetensors::Tensors found = read_tensors(shard);
@@ -131,9 +137,20 @@ class Checkpoint {
         return all;
     }
 
-    [[nodiscard]] Safetensors::Tensors read_tensors(const std::string& name) const {
-        const auto file = MappedFile::open(resolve(name));
-        return Safetensors::parse(file->bytes(), file, utf8(directory_ / name)).tensors();
+    [[nodiscard]] Safetensors::Tensors read_tensors(const std::string& name) {
+        const auto path = resolve(name);
+        // Asked for before the file is opened: should another take its place in between, the time is too early, and
+        // what is made of the file passes for stale.
+        std::error_code error;
+        const auto modified = std::filesystem::last_write_time(path, error);
+        const auto file = MappedFile::open(path);
+        const std::string where = utf8(directory_ / name);
+        auto tensors = Safetensors::parse(file->bytes(), file, where).tensors();
+        Checksum header;
+        header.add(std::as_bytes(std::span(Safetensors::header_of(file->bytes(), where))));
+        fingerprint_ += concat(quote(name), ", ", file->bytes().size(), " bytes, modified at ",
+                               modified.time_since_epoch().count(), ", header ", header.value(), '\n');
+        return tensors;
     }
 
     [[nodiscard]] Json read_json(const std::string& name) const {
@@ -191,6 +208,7 @@ class Checkpoint {
     std::filesystem::path directory_;
     Config config_;
     Safetensors::Tensors tensors_;
+    std::string fingerprint_;
 };
 
 }  // namespace mistral

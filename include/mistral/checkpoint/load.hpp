@@ -6,6 +6,7 @@
 #include <mistral/checkpoint/checkpoint.hpp>
 #include <mistral/checkpoint/convert.hpp>
 #include <mistral/checkpoint/model_tensors.hpp>
+#include <mistral/checkpoint/packed_file.hpp>
 #include <mistral/model/mistral_model.hpp>
 #include <mistral/model/weights.hpp>
 #include <mistral/scalar/quantization.hpp>
@@ -36,9 +37,15 @@ struct LoadOptions {
     std::optional<std::vector<Index>> windows = std::nullopt;
     std::function<void(const LoadProgress&)> progress = nullptr;  ///< called after each tensor, on the calling thread
     std::stop_token stop = {};  ///< makes the loading throw Cancelled, at the latest after a few thousand elements
+    /// Keeps what Q8 and Q4 make of the weights in this file, so that they are quantised once and later mapped; other
+    /// scalars refuse it. A file that is damaged (see PackedFile), or of another scalar, version or state of the
+    /// checkpoint's files, is replaced, which asks for its directory to be writable. Embedding and norms stay in the
+    /// checkpoint. Another compiler may round a few weights differently, and its file counts nevertheless.
+    std::optional<std::filesystem::path> packed_file = std::nullopt;
 };
 
-/// Brings the tensors of a checkpoint to a device, one after the other. What it is made of must outlive it.
+/// Brings the tensors of a checkpoint to a device, one after the other: those of a quantised scalar by way of the
+/// packed file where the options name one. What it is made of must outlive it.
 template <Scalar S, Device D>
 class WeightLoader {
   public:
@@ -51,6 +58,7 @@ class WeightLoader {
 
     /// All weights. Throws Error and Cancelled.
     [[nodiscard]] ModelWeights<S, D> load() {
+        if (options_.packed_file) open_packed_file(*options_.packed_file);
         const Config& config = checkpoint_.config();
         ModelWeights<S, D> weights;
         weights.embedding = matrix<EmbeddingScalar<S>>(embedding_name);
@@ -89,6 +97,26 @@ class WeightLoader {
         return weights;
     }
 
+    /// Maps the packed file, which is first written where there is none that is up to date.
+    void open_packed_file(const std::filesystem::path& path) {
+        if constexpr (QuantizedScalar<S>) {
+            std::vector<PackedFile::Part> parts;
+            for (const ModelTensor& tensor : model_tensors(checkpoint_.config()))
+                if (tensor.shape.size() == 2 && (tensor.name != embedding_name || quantizes_embedding()))
+                    parts.push_back(
+                        {tensor.name, static_cast<std::size_t>(Matrix<S>::bytes_of(tensor.shape[0], tensor.shape[1]))});
+            PackedFile file(path,
+                            concat(ScalarTraits<S>::name, ", quantised by version ", quantization_version, ", in ",
+                                   Matrix<S>::layout, '\n', checkpoint_.fingerprint()),
+                            std::move(parts));
+            was_written_ = !file.open();
+            if (was_written_) file.write([this](const PackedFile::Part& part) { return matrix<S>(part.name); });
+            packed_ = std::move(file);
+        } else {
+            fail(utf8(path), " cannot hold weights of the type ", ScalarTraits<S>::name, ", expected q8 or q4");
+        }
+    }
+
     /// The tensor `name` as a matrix; a vector becomes one row.
     template <class T>
     Matrix<T> matrix(std::string_view name) {
@@ -97,11 +125,14 @@ class WeightLoader {
         const Index rows = tensor.shape.size() == 1 ? 1 : tensor.shape.front();
         const Index cols = tensor.shape.back();
         Matrix<T> loaded = [&] {
-            if constexpr (QuantizedScalar<T>)
-                return quantized<T>(tensor, rows, cols);
-            else
+            if constexpr (!QuantizedScalar<T>)
                 return device_.matrix(host_matrix<T>(tensor, rows, cols, options_.stop));
+            else if (packed_)
+                return Matrix<T>(packed_->owner(), packed_->data(name), rows, cols);
+            else
+                return quantized<T>(tensor, rows, cols);
         }();
+        if (QuantizedScalar<T> && packed_ && was_written_) return loaded;  // counted when it was quantised
         ++progress_.tensors_done;
         if (options_.progress) options_.progress(progress_);
         return loaded;
@@ -129,6 +160,8 @@ class WeightLoader {
     const D& device_;
     const LoadOptions& options_;
     LoadProgress progress_;
+    std::optional<PackedFile> packed_;  // once it is mapped
+    bool was_written_ = false;          // the packed file, by this loading
 };
 
 /// The config with the caller's windows. Throws Error where they are none, or contradict `fixed`, in a message that

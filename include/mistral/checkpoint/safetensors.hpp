@@ -65,14 +65,9 @@ class Safetensors {
 
     [[nodiscard]] const Tensors& tensors() const { return tensors_; }
 
-  private:
-    static_assert(std::endian::native == std::endian::little, "safetensors files are little-endian");
-    static constexpr std::size_t length_bytes = sizeof(std::uint64_t);
-
-    /// The first byte of a tensor's data and the one after its last.
-    using Extent = std::pair<std::size_t, std::size_t>;
-
-    static std::string_view header_of(std::span<const std::byte> file, const std::string& name) {
+    /// The header of a file, JSON that says which tensors are where in it; of that, only the length was checked.
+    /// Throws Error, in which `name` says which file it is, where it is not there.
+    [[nodiscard]] static std::string_view header_of(std::span<const std::byte> file, const std::string& name) {
         require(file.size() >= length_bytes, name, " has ", file.size(),
                 " bytes, expected a safetensors file, which begins with the length of its header in 8 bytes");
         std::uint64_t length = 0;
@@ -87,6 +82,13 @@ class Safetensors {
                 ", expected '{'");
         return header;
     }
+
+  private:
+    static_assert(std::endian::native == std::endian::little, "safetensors files are little-endian");
+    static constexpr std::size_t length_bytes = sizeof(std::uint64_t);
+
+    /// The first byte of a tensor's data and the one after its last.
+    using Extent = std::pair<std::size_t, std::size_t>;
 
     static DType dtype_of_entry(const Json& entry) {
         const auto dtype = find_dtype(entry.at("dtype").text());

@@ -8,7 +8,10 @@
 #include <mistral/scalar/scalar.hpp>
 
 #include <concepts>
+#include <cstddef>
+#include <memory>
 #include <span>
+#include <string_view>
 
 namespace mistral {
 
@@ -40,6 +43,20 @@ struct KeyValueStore {
     Index head_dim = 0;
 };
 
+/// Quantised weights in a device's own order, which can be kept in a file and used where that is mapped:
+///
+///   layout     text that names the order, another one for another order
+///   bytes_of   how many bytes a matrix [rows, cols] takes, a multiple of 64
+///   bytes      of a matrix: what makes the same one again, at an address that is a multiple of 64, with what keeps
+///              them alive
+template <class M>
+concept Mappable = requires(const M& matrix, std::shared_ptr<const void> owner, const std::byte* data) {
+    { M::layout } -> std::convertible_to<std::string_view>;
+    { M::bytes_of(Index{}, Index{}) } -> std::same_as<Index>;
+    { matrix.bytes() } -> std::same_as<std::span<const std::byte>>;
+    M(owner, data, Index{} /* rows */, Index{} /* cols */);
+};
+
 /// What a device does: a dozen verbs over matrices in its own memory. `model/` is written against this concept and
 /// knows no device by name; a new device is a new folder that models it. A device is a small value whose copies share
 /// its threads or streams. Verbs that need scratch memory take it from the workspace. Shapes, with tokens the number of
@@ -58,7 +75,7 @@ struct KeyValueStore {
 ///   copy_out   a matrix of the device -> one in host memory
 ///   copy_in    the reverse
 template <class D>
-concept Device = std::copyable<D> &&
+concept Device = std::copyable<D> && Mappable<typename D::template Matrix<Q4>> &&
     requires(const D& device, typename D::Workspace& workspace, MatrixView<const float> x, MatrixView<float> out,
              MatrixView<bfloat16> cached, KeyValueStore<bfloat16> store,
              const typename D::template Matrix<bfloat16>& weights, const typename D::template Matrix<float>& vector,

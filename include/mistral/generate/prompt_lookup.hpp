@@ -61,7 +61,7 @@ class PromptLookup {
 
   private:
     static constexpr std::size_t shortest = 2;  // tokens in common that make an occurrence: one is mostly chance
-    static constexpr std::size_t longest = 3;   // more hardly predict better
+    static constexpr std::size_t longest = 8;   // as many tell sentences apart that are alike in parts
 
     /// How far back the newest tokens occurred before: the newest of the occurrences with most in common. 0: nowhere.
     static std::size_t period_of(std::span<const Token> history) {

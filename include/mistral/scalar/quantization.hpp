@@ -16,6 +16,9 @@
 /// weight. Q8 has every level from -127 to 127, Q4 the sixteen of `q4_levels`.
 namespace mistral {
 
+/// Counts the changes that give the same weights another scale or other levels: files of quantised weights name it.
+inline constexpr int quantization_version = 1;
+
 inline constexpr Index group_size = 64;
 inline constexpr float level_unit = 128;        ///< keeps scales near the weights, inside the range of binary16
 inline constexpr float largest_weight = 32768;  ///< that scales can stand for, with room for those that cut it off

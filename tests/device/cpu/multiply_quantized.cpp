@@ -17,7 +17,9 @@ using namespace mistral;
 namespace {
 
 struct Product {
-    Index tokens, outputs, inputs;
+    Index tokens;
+    Index outputs;
+    Index inputs;
 };
 
 std::vector<float> numbers(Index count, std::mt19937& random) {
@@ -33,14 +35,15 @@ template <class Q, class Architecture, int planes>
 void check_products(double precision) {
     std::mt19937 random(6);
     BasicWorkspace<AlignedBuffer<std::byte>> workspace;
-    for (const auto& [tokens, outputs, inputs] : {Product{1, 1, 1},
-                                                  {2, 3, 5},
-                                                  {3, 33, 64},
-                                                  {4, 32, 65},
-                                                  {5, 40, 200},
-                                                  {9, 100, 130},
-                                                  {16, 31, 64},
-                                                  {40, 7, 96}}) {
+    for (const Product& product : {Product{1, 1, 1},
+                                   {2, 3, 5},
+                                   {3, 33, 64},
+                                   {4, 32, 65},
+                                   {5, 40, 200},
+                                   {9, 100, 130},
+                                   {16, 31, 64},
+                                   {40, 7, 96}}) {
+        const Index tokens = product.tokens, outputs = product.outputs, inputs = product.inputs;
         CAPTURE(tokens);
         CAPTURE(outputs);
         CAPTURE(inputs);

@@ -20,7 +20,7 @@
 
 namespace mistral {
 
-/// How activations meet quantised weights in chunks of more than 16 tokens, such as prompts: in 15 bits as elsewhere,
+/// How activations meet quantised weights in chunks of more than 32 tokens, such as prompts: in 15 bits as elsewhere,
 /// or in 8, which is twice as fast. No other weights mind.
 enum class ChunkPrecision {
     precise,   ///< 15 bits: a token gives the same bits in any chunk
@@ -29,7 +29,11 @@ enum class ChunkPrecision {
 };
 
 struct CpuOptions {
-    Index threads = 0;  ///< to compute on, the caller's included; 0 means one per core
+    /// To compute on, the caller's included; 0 means one per core.
+    Index threads = 0;
+    /// Runs the loops instead of threads of the device's own, as `threads` tasks each. It must outlive the device, and
+    /// serves as many callers at the same time as there are threads with sessions.
+    Executor executor = nullptr;
     ChunkPrecision chunk_precision = ChunkPrecision::balanced;
 };
 
@@ -60,7 +64,7 @@ class BasicCpu {
     /// Computes on `threads` threads, the caller's included; 0 means one per core. Throws Error for a nonsense number.
     explicit BasicCpu(Index threads = 0) : BasicCpu(CpuOptions{.threads = threads}) {}
     explicit BasicCpu(const CpuOptions& options)
-        : pool_(std::make_shared<ThreadPool>(options.threads)), chunk_precision_(options.chunk_precision) {}
+        : pool_(make_pool(options)), chunk_precision_(options.chunk_precision) {}
 
     [[nodiscard]] Index threads() const { return pool_->threads(); }
 
@@ -102,7 +106,7 @@ class BasicCpu {
     void multiply(MatrixView<const float> x, const PackedMatrix<Q>& weights, MatrixView<float> out, Update update,
                   Workspace& workspace) const {
         assert(weights.cols() == x.cols() && out.rows() == x.rows() && out.cols() == weights.rows());
-        constexpr Index always_precise = 16;  // tokens
+        constexpr Index always_precise = 32;  // tokens, the longest draft among them
         const bool short_activations = chunk_precision_ == ChunkPrecision::fast ||
                                        (chunk_precision_ == ChunkPrecision::balanced && std::same_as<Q, Q4>);
         if (x.rows() > always_precise && short_activations)
@@ -116,7 +120,8 @@ class BasicCpu {
         const Index head_dim = 2 * frequencies.view.cols();
         assert(x.cols() % head_dim == 0);
         for_rows(x.rows(), [&](Index t) {
-            cpu::rotate_row(x.row(t), x.cols() / head_dim, head_dim, position + t, frequencies.view.data(), pairing);
+            cpu::rotate_row<Architecture>(x.row(t), x.cols() / head_dim, head_dim, position + t,
+                                          frequencies.view.data(), pairing);
         });
     }
 
@@ -164,6 +169,12 @@ class BasicCpu {
     }
 
   private:
+    static std::shared_ptr<ThreadPool> make_pool(const CpuOptions& options) {
+        if (!options.executor) return std::make_shared<ThreadPool>(options.threads);
+        const Index cores = std::max<Index>(1, static_cast<Index>(std::thread::hardware_concurrency()));
+        return std::make_shared<ThreadPool>(options.threads == 0 ? cores : options.threads, options.executor);
+    }
+
     /// Calls body(row) for every row, a few rows at a time where there are enough of them to share out.
     template <class Body>
     void for_rows(Index rows, Body&& body) const {

@@ -30,7 +30,7 @@ void rms_norm_row(const A* x, const A* weight, double eps, Index n, A* out) {
 /// (rotary position embedding, arXiv:2104.09864, section 3.2.2).
 /// The angle is a product of binary32 numbers, as in the reference that models were trained with; its sine and cosine
 /// are exact to the last digit of A.
-template <class A>
+template <class Architecture, class A>
 void rotate_row(A* x, Index heads, Index head_dim, Index position, const float* frequencies, RotaryPairing pairing) {
     const bool halves = pairing == RotaryPairing::halves;
     for (Index i = 0; i < head_dim / 2; ++i) {

@@ -142,11 +142,13 @@ class RowBlock {
             dot.add(last.data(), Lanes::step, x + done, x_.stride());
         }
         constexpr std::size_t together = std::min(rows, 4);
+        constexpr std::size_t times = static_cast<std::size_t>(rows) / together;
         unroll<tokens>([&](auto t) {
-            unroll<rows / together>([&](auto r) {
+            unroll<times>([&](auto r) {
                 std::array<Batch<A, Architecture>, together> vectors;
                 unroll<together>([&](auto i) { vectors[i] = dot.sums[r * together + i][t]; });
-                write(LaneSums<A, Architecture>::of(vectors), &out_(token + t, row + static_cast<Index>(r * together)));
+                const auto first_row = row + static_cast<Index>(r * together);
+                write(LaneSums<A, Architecture>::of(vectors), &out_(token + static_cast<Index>(t), first_row));
             });
         });
     }

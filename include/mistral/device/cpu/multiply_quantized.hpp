@@ -1,9 +1,9 @@
 #pragma once
 
 #include <mistral/base/matrix_view.hpp>
-#include <mistral/device/cpu/avx512_dot.hpp>
 #include <mistral/device/cpu/multiply.hpp>
 #include <mistral/device/cpu/packed_matrix.hpp>
+#include <mistral/device/cpu/quad_lanes.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
 #include <mistral/device/device.hpp>
@@ -33,22 +33,41 @@ struct TokenGroup {
     float scale;                               ///< of the integers, over 128
 
     explicit TokenGroup(const GroupValues& x) {
-        float extreme = 0;
-        for (const float value : x) extreme = std::max(extreme, std::abs(value));
+        const float extreme = largest_magnitude(x);
         const float inverse = extreme > 0 ? largest / extreme : 0;
         scale = extreme / largest / level_unit;
-        offsets.fill(0);
-        for (std::size_t i = 0; i < x.size(); ++i) {
-            auto rest = static_cast<std::int32_t>(std::nearbyint(x[i] * inverse));
-            if constexpr (planes == 2) {
-                const std::int32_t upper = (rest + 64) >> 7;
-                digits[0][i] = static_cast<std::int8_t>(upper);
-                offsets[0] -= 128 * upper;
-                rest -= 128 * upper;
-            }
-            digits[planes - 1][i] = static_cast<std::int8_t>(rest);
-            offsets[planes - 1] -= 128 * rest;
+        std::array<std::int32_t, std::size_t{group_size}> rest;
+        for (std::size_t i = 0; i < x.size(); ++i) rest[i] = nearest_integer(x[i] * inverse);
+        if constexpr (planes == 2) {
+            std::array<std::int32_t, std::size_t{group_size}> upper;
+            for (std::size_t i = 0; i < x.size(); ++i) upper[i] = (rest[i] + 64) >> 7;
+            for (std::size_t i = 0; i < x.size(); ++i) rest[i] -= 128 * upper[i];
+            set_plane(0, upper);
         }
+        set_plane(planes - 1, rest);
+    }
+
+  private:
+    // Loops over whole groups without a branch, which compilers turn into vectors.
+    static float largest_magnitude(const GroupValues& x) {
+        constexpr std::size_t lanes = 16;
+        std::array<float, lanes> largest_of{};
+        for (std::size_t i = 0; i < x.size(); i += lanes)
+            for (std::size_t lane = 0; lane < lanes; ++lane)
+                largest_of[lane] = std::max(largest_of[lane], std::abs(x[i + lane]));
+        return *std::max_element(largest_of.begin(), largest_of.end());
+    }
+
+    static std::int32_t nearest_integer(float x) {
+        constexpr float integers = 12582912;  // 1.5 * 2^23: added to a small number, it leaves no room for a fraction
+        return static_cast<std::int32_t>(x + integers) - static_cast<std::int32_t>(integers);
+    }
+
+    void set_plane(std::size_t plane, const std::array<std::int32_t, std::size_t{group_size}>& numbers) {
+        std::int32_t sum = 0;
+        for (const std::int32_t number : numbers) sum += number;
+        for (std::size_t i = 0; i < numbers.size(); ++i) digits[plane][i] = static_cast<std::int8_t>(numbers[i]);
+        offsets[plane] = -128 * sum;
     }
 };
 
@@ -61,119 +80,6 @@ void quantize_row(const float* x, Index inputs, TokenGroup<planes>* groups) {
         *groups = TokenGroup<planes>(values);
     }
 }
-
-/// The 32 rows of a panel as vectors of integers, and what is done with them: the primitives that depend on the
-/// instruction set. Here for every one, in a form that compilers can turn into its vectors.
-template <class Architecture>
-struct QuadLanes {
-    static constexpr std::size_t vectors = 1;
-    struct Integers {
-        std::array<std::int32_t, 32> lanes;
-    };
-    struct Floats {
-        std::array<float, 32> lanes;
-    };
-    struct Quads {
-        std::array<std::uint8_t, 128> levels;
-    };
-
-    static Floats zero() { return {}; }
-    static Integers broadcast(std::int32_t x) {
-        Integers all;
-        all.lanes.fill(x);
-        return all;
-    }
-    template <QuantizedScalar Q>
-    static void load_pair(const std::byte* codes, Quads (&quads)[2][vectors]) {
-        const auto* bytes = reinterpret_cast<const std::uint8_t*>(codes);
-        for (std::size_t i = 0; i < 128; ++i)
-            if constexpr (std::same_as<Q, Q8>) {
-                quads[0][0].levels[i] = bytes[i];
-                quads[1][0].levels[i] = bytes[128 + i];
-            } else {
-                quads[0][0].levels[i] = static_cast<std::uint8_t>(q4_levels[bytes[i] & 15u] + 128);
-                quads[1][0].levels[i] = static_cast<std::uint8_t>(q4_levels[bytes[i] >> 4] + 128);
-            }
-    }
-    static Integers dot(const Quads& weights, const std::int8_t* x, Integers sum) {
-        for (std::size_t r = 0; r < 32; ++r)
-            for (std::size_t i = 0; i < 4; ++i) sum.lanes[r] += weights.levels[4 * r + i] * x[i];
-        return sum;
-    }
-    static Integers join(const Integers& upper, const Integers& lower) {
-        Integers sum;
-        for (std::size_t r = 0; r < 32; ++r) sum.lanes[r] = upper.lanes[r] * 128 + lower.lanes[r];
-        return sum;
-    }
-    static Floats load_scales(const std::byte* scales) {
-        std::array<half, 32> halves;
-        std::memcpy(halves.data(), scales, sizeof(halves));
-        Floats all;
-        for (std::size_t r = 0; r < 32; ++r) all.lanes[r] = static_cast<float>(halves[r]);
-        return all;
-    }
-    static Floats multiply_add(const Integers& products, const Floats& scales, float scale, Floats sum) {
-        for (std::size_t r = 0; r < 32; ++r)
-            sum.lanes[r] = std::fma(static_cast<float>(products.lanes[r]), scales.lanes[r] * scale, sum.lanes[r]);
-        return sum;
-    }
-    static void store(const Floats& sums, float* to) { std::copy_n(sums.lanes.data(), 32, to); }
-};
-
-#if defined(MISTRAL_HAS_AVX512_DOT)
-template <>
-struct QuadLanes<Avx512Dot> {
-    static constexpr std::size_t vectors = 2;
-    using Integers = __m512i;
-    using Floats = __m512;
-    using Quads = __m512i;
-
-    static Floats zero() { return _mm512_setzero_ps(); }
-    static Integers broadcast(std::int32_t x) { return _mm512_set1_epi32(x); }
-
-    template <QuantizedScalar Q>
-    static void load_pair(const std::byte* codes, Quads (&quads)[2][vectors]) {
-        unroll<vectors>([&](auto v) {
-            const __m512i first = _mm512_loadu_si512(codes + 64 * v);
-            if constexpr (std::same_as<Q, Q8>) {
-                quads[0][v] = first;
-                quads[1][v] = _mm512_loadu_si512(codes + 128 + 64 * v);
-            } else {
-                const __m512i lower = _mm512_set1_epi8(15);
-                quads[0][v] = _mm512_shuffle_epi8(levels(), _mm512_and_si512(first, lower));
-                quads[1][v] = _mm512_shuffle_epi8(levels(), _mm512_and_si512(_mm512_srli_epi16(first, 4), lower));
-            }
-        });
-    }
-    /// In assembly, since GCC 12 moves the sums of the intrinsic to memory and back.
-    static Integers dot(Quads weights, const std::int8_t* x, Integers sum) {
-        std::int32_t quad;
-        std::memcpy(&quad, x, sizeof(quad));
-        asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(_mm512_set1_epi32(quad)));
-        return sum;
-    }
-    static Integers join(Integers upper, Integers lower) {
-        return _mm512_add_epi32(_mm512_slli_epi32(upper, 7), lower);
-    }
-    static Floats load_scales(const std::byte* scales) {
-        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales)));
-    }
-    static Floats multiply_add(Integers products, Floats scales, float scale, Floats sum) {
-        return _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), _mm512_mul_ps(scales, _mm512_set1_ps(scale)), sum);
-    }
-    static void store(Floats sums, float* to) { _mm512_storeu_ps(to, sums); }
-
-  private:
-    static __m512i levels() {
-        static constexpr auto unsigned_levels = [] {
-            std::array<std::uint8_t, 16> all{};
-            for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<std::uint8_t>(q4_levels[i] + 128);
-            return all;
-        }();
-        return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(unsigned_levels.data())));
-    }
-};
-#endif
 
 /// The products of panels with quantised tokens [tokens, groups].
 template <QuantizedScalar Q, class Architecture, int planes>
@@ -191,7 +97,7 @@ class PanelBlock {
   private:
     using Matrix = PackedMatrix<Q>;
     using Lanes = QuadLanes<Architecture>;
-    static constexpr int most_tokens = planes == 2 ? 4 : 6;  // twice as many vectors of sums, in 32 registers
+    static constexpr int most_tokens = Lanes::tokens(planes);
 
     template <int tokens>
     void tiles(Index panel, Index token, Index last_token) const {
@@ -217,7 +123,7 @@ class PanelBlock {
             typename Lanes::Integers products[tokens][planes][Lanes::vectors];
             unroll<tokens * planes>([&](auto i) {
                 constexpr std::size_t t = i / planes, p = i % planes;
-                const auto offset = Lanes::broadcast(x[static_cast<Index>(t) * x_.stride()].offsets[p]);
+                const auto offset = Lanes::start(x[static_cast<Index>(t) * x_.stride()].offsets[p]);
                 unroll<Lanes::vectors>([&](auto v) { products[t][p][v] = offset; });
             });
             const std::byte* codes = group + Matrix::scale_bytes;

@@ -12,6 +12,8 @@
 #include <cstring>
 #include <iterator>
 #include <memory>
+#include <span>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -34,16 +36,20 @@ class PackedMatrix {
     static constexpr Index code_bytes = panel_rows * group_size / (std::same_as<Q, Q8> ? 1 : 2);
     static constexpr Index group_bytes = scale_bytes + code_bytes;
 
+    /// Names the order in files: another text for another order.
+    static constexpr std::string_view layout = "panels of 32 rows, version 1";
+
     PackedMatrix() = default;
 
-    /// Panels that are in this order already, in memory that `owner` keeps alive.
-    PackedMatrix(Index rows, Index cols, const std::byte* panels, std::shared_ptr<const void> owner)
-        : owner_(std::move(owner)), data_(panels), rows_(rows), cols_(cols) {}
+    /// The matrix of which `data` are the bytes(): bytes_of(rows, cols) of them, aligned to 64, which `owner` keeps
+    /// alive.
+    PackedMatrix(std::shared_ptr<const void> owner, const std::byte* data, Index rows, Index cols)
+        : owner_(std::move(owner)), data_(data), rows_(rows), cols_(cols) {}
 
     /// Quantises the rows that read(row, float* to) gives, which is called from all of the pool's threads.
     template <class Read>
     PackedMatrix(ThreadPool& pool, Index rows, Index cols, Read&& read) : rows_(rows), cols_(cols) {
-        const auto memory = std::make_shared<AlignedBuffer<std::byte>>(panels() * panel_bytes());
+        const auto memory = std::make_shared<AlignedBuffer<std::byte>>(bytes_of(rows, cols), Pages::huge);
         data_ = memory->data();
         owner_ = memory;
         const Index width = groups() * group_size;
@@ -70,6 +76,17 @@ class PackedMatrix {
     [[nodiscard]] Index groups() const { return (cols_ + group_size - 1) / group_size; }
     [[nodiscard]] Index panel_bytes() const { return groups() * group_bytes; }
     [[nodiscard]] const std::byte* panel(Index i) const { return data_ + i * panel_bytes(); }
+
+    /// All panels, one after the other.
+    [[nodiscard]] std::span<const std::byte> bytes() const {
+        return {data_, static_cast<std::size_t>(bytes_of(rows_, cols_))};
+    }
+
+    /// How many bytes a matrix [rows, cols] takes: a multiple of 64.
+    [[nodiscard]] static Index bytes_of(Index rows, Index cols) {
+        const PackedMatrix matrix(nullptr, nullptr, rows, cols);
+        return matrix.panels() * matrix.panel_bytes();
+    }
 
     /// The weight that stands for that of row and column.
     [[nodiscard]] float weight(Index row, Index col) const {

@@ -1,0 +1,188 @@
+#pragma once
+
+#include <mistral/device/cpu/avx512_dot.hpp>
+#include <mistral/device/cpu/simd.hpp>
+#include <mistral/scalar/quantization.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace mistral::cpu {
+
+/// The 32 rows of a panel as vectors of integers, and what is done with them: the primitives of quantised products that
+/// depend on the instruction set. A quad is four weights of each row, which meet four digits of a token. Here for every
+/// set, in a form that compilers can turn into its vectors; weights are unsigned in it, level + 128, and sums start at
+/// what makes up for that.
+template <class Architecture>
+struct QuadLanes {
+    static constexpr std::size_t vectors = 1;
+    static constexpr int tokens(int) { return 1; }  // in a tile, by planes of digits
+    struct Integers {
+        std::array<std::int32_t, 32> lanes;
+    };
+    struct Floats {
+        std::array<float, 32> lanes;
+    };
+    struct Quads {
+        std::array<std::uint8_t, 128> levels;
+    };
+
+    static Floats zero() { return {}; }
+    static Integers start(std::int32_t offset) {
+        Integers all;
+        all.lanes.fill(offset);
+        return all;
+    }
+    template <QuantizedScalar Q>
+    static void load_pair(const std::byte* codes, Quads (&quads)[2][vectors]) {
+        const auto* bytes = reinterpret_cast<const std::uint8_t*>(codes);
+        for (std::size_t i = 0; i < 128; ++i)
+            if constexpr (std::same_as<Q, Q8>) {
+                quads[0][0].levels[i] = bytes[i];
+                quads[1][0].levels[i] = bytes[128 + i];
+            } else {
+                quads[0][0].levels[i] = static_cast<std::uint8_t>(q4_levels[bytes[i] & 15u] + 128);
+                quads[1][0].levels[i] = static_cast<std::uint8_t>(q4_levels[bytes[i] >> 4] + 128);
+            }
+    }
+    static Integers dot(const Quads& weights, const std::int8_t* x, Integers sum) {
+        for (std::size_t r = 0; r < 32; ++r)
+            for (std::size_t i = 0; i < 4; ++i) sum.lanes[r] += weights.levels[4 * r + i] * x[i];
+        return sum;
+    }
+    static Integers join(const Integers& upper, const Integers& lower) {
+        Integers sum;
+        for (std::size_t r = 0; r < 32; ++r) sum.lanes[r] = upper.lanes[r] * 128 + lower.lanes[r];
+        return sum;
+    }
+    static Floats load_scales(const std::byte* scales) {
+        std::array<half, 32> halves;
+        std::memcpy(halves.data(), scales, sizeof(halves));
+        Floats all;
+        for (std::size_t r = 0; r < 32; ++r) all.lanes[r] = static_cast<float>(halves[r]);
+        return all;
+    }
+    static Floats multiply_add(const Integers& products, const Floats& scales, float scale, Floats sum) {
+        for (std::size_t r = 0; r < 32; ++r)
+            sum.lanes[r] = std::fma(static_cast<float>(products.lanes[r]), scales.lanes[r] * scale, sum.lanes[r]);
+        return sum;
+    }
+    static void store(const Floats& sums, float* to) { std::copy_n(sums.lanes.data(), 32, to); }
+};
+
+#if defined(MISTRAL_HAS_AVX512_DOT)
+template <>
+struct QuadLanes<Avx512Dot> {
+    static constexpr std::size_t vectors = 2;
+    static constexpr int tokens(int planes) { return planes == 2 ? 4 : 6; }  // of 32 registers, 24 hold sums
+    using Integers = __m512i;
+    using Floats = __m512;
+    using Quads = __m512i;
+
+    static Floats zero() { return _mm512_setzero_ps(); }
+    static Integers start(std::int32_t offset) { return _mm512_set1_epi32(offset); }
+
+    template <QuantizedScalar Q>
+    static void load_pair(const std::byte* codes, Quads (&quads)[2][vectors]) {
+        unroll<vectors>([&](auto v) {
+            const __m512i first = _mm512_loadu_si512(codes + 64 * v);
+            if constexpr (std::same_as<Q, Q8>) {
+                quads[0][v] = first;
+                quads[1][v] = _mm512_loadu_si512(codes + 128 + 64 * v);
+            } else {
+                const __m512i lower = _mm512_set1_epi8(15);
+                quads[0][v] = _mm512_shuffle_epi8(levels(), _mm512_and_si512(first, lower));
+                quads[1][v] = _mm512_shuffle_epi8(levels(), _mm512_and_si512(_mm512_srli_epi16(first, 4), lower));
+            }
+        });
+    }
+    /// In assembly, since GCC 12 moves the sums of the intrinsic to memory and back.
+    static Integers dot(Quads weights, const std::int8_t* x, Integers sum) {
+        std::int32_t quad;
+        std::memcpy(&quad, x, sizeof(quad));
+        asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(_mm512_set1_epi32(quad)));
+        return sum;
+    }
+    static Integers join(Integers upper, Integers lower) {
+        return _mm512_add_epi32(_mm512_slli_epi32(upper, 7), lower);
+    }
+    static Floats load_scales(const std::byte* scales) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales)));
+    }
+    static Floats multiply_add(Integers products, Floats scales, float scale, Floats sum) {
+        return _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), _mm512_mul_ps(scales, _mm512_set1_ps(scale)), sum);
+    }
+    static void store(Floats sums, float* to) { _mm512_storeu_ps(to, sums); }
+
+  private:
+    static __m512i levels() {
+        static constexpr auto unsigned_levels = [] {
+            std::array<std::uint8_t, 16> all{};
+            for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<std::uint8_t>(q4_levels[i] + 128);
+            return all;
+        }();
+        return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(unsigned_levels.data())));
+    }
+};
+#endif
+
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+/// AVX2 multiplies unsigned by signed bytes and adds pairs of them in 16 bits, where two products of 127 * 127 have
+/// room and those of 255 have not: so levels are signed, and their signs move to the digits.
+template <>
+struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
+    static constexpr std::size_t vectors = 4;
+    static constexpr int tokens(int planes) { return planes == 2 ? 1 : 2; }  // of 16 registers, 8 hold products
+    using Integers = __m256i;
+    using Floats = __m256;
+    using Quads = __m256i;
+
+    static Floats zero() { return _mm256_setzero_ps(); }
+    static Integers start(std::int32_t) { return _mm256_setzero_si256(); }
+
+    template <QuantizedScalar Q>
+    static void load_pair(const std::byte* codes, Quads (&quads)[2][vectors]) {
+        unroll<vectors>([&](auto v) {
+            const __m256i first = load(codes + 32 * v);
+            if constexpr (std::same_as<Q, Q8>) {
+                const __m256i offset = _mm256_set1_epi8(-128);
+                quads[0][v] = _mm256_xor_si256(first, offset);
+                quads[1][v] = _mm256_xor_si256(load(codes + 128 + 32 * v), offset);
+            } else {
+                const __m256i lower = _mm256_set1_epi8(15);
+                const __m256i levels =
+                    _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(q4_levels.data())));
+                quads[0][v] = _mm256_shuffle_epi8(levels, _mm256_and_si256(first, lower));
+                quads[1][v] = _mm256_shuffle_epi8(levels, _mm256_and_si256(_mm256_srli_epi16(first, 4), lower));
+            }
+        });
+    }
+    static Integers dot(Quads levels, const std::int8_t* x, Integers sum) {
+        std::int32_t quad;
+        std::memcpy(&quad, x, sizeof(quad));
+        const __m256i digits = _mm256_set1_epi32(quad);
+        const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(levels), _mm256_sign_epi8(digits, levels));
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+    static Integers join(Integers upper, Integers lower) {
+        return _mm256_add_epi32(_mm256_slli_epi32(upper, 7), lower);
+    }
+    static Floats load_scales(const std::byte* scales) {
+        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
+    }
+    static Floats multiply_add(Integers products, Floats scales, float scale, Floats sum) {
+        return _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), _mm256_mul_ps(scales, _mm256_set1_ps(scale)), sum);
+    }
+    static void store(Floats sums, float* to) { _mm256_storeu_ps(to, sums); }
+
+  private:
+    static __m256i load(const std::byte* codes) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)); }
+};
+#endif
+
+}  // namespace mistral::cpu

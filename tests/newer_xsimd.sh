@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Compiles and runs the kernels' tests with a newer xsimd than the system's: the one that PyPI's package pythran holds.
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+python3 -m pip download --quiet --no-deps --only-binary :all: --dest "$work" pythran
+python3 -m zipfile -e "$work"/pythran-*.whl "$work/pythran"
+read -r -a eigen <<< "$(pkg-config --cflags eigen3 2>/dev/null || echo -I/usr/include/eigen3)"
+
+# Quantised products and attention use no more of xsimd than these do.
+"${CXX:-g++}" -std=c++20 -O1 -march=native -DMISTRAL_TEST_DATA="\"$root/tests/data\"" -I"$root/include" \
+    -I"$root/tests" -isystem "$work/pythran/pythran" "${eigen[@]/#-I/-isystem}" "$root"/tests/main.cpp \
+    "$root"/tests/device/cpu/{simd,elementwise,multiply}.cpp "$root"/tests/model/sliding_window_attention.cpp -o "$work/tests" -pthread
+version=$(awk '/define XSIMD_VERSION_(MAJOR|MINOR|PATCH)/ { printf "%s%s", dot, $3; dot = "." }' \
+    "$work/pythran/pythran/xsimd/config/xsimd_config.hpp")
+"$work/tests" --minimal
+echo "the kernels' tests pass with xsimd $version"
