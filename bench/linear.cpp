@@ -59,10 +59,9 @@ void add(const Map& map, Index tokens, ChunkPrecision precision, const char* suf
 
 template <Scalar S>
 void add(const Map& map) {
-    constexpr Index shortest_chunk = 17;  // up to here all are precise
     for (const Index tokens : token_counts) {
         if constexpr (mistral::QuantizedScalar<S>)
-            if (tokens >= shortest_chunk) add<S>(map, tokens, ChunkPrecision::fast, "/fast");
+            if (tokens > always_precise) add<S>(map, tokens, ChunkPrecision::fast, "/fast");
         add<S>(map, tokens, ChunkPrecision::precise, "");
     }
 }

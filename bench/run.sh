@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the benchmarks, runs them and writes what they measured as JSON. Everything takes about ten minutes on two cores
-# and 16 GB of memory, on a machine that does nothing else meanwhile.
+# Builds the benchmarks, runs them and writes what they measured as JSON. Everything takes about ten minutes on two
+# cores and 16 GB of memory, on a machine that does nothing else meanwhile.
 #
 #   bench/run.sh OUTPUT.json                              everything
 #   bench/run.sh OUTPUT.json model/q4 attention/decode    the rows whose names match one of these regular expressions

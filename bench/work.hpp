@@ -90,13 +90,14 @@ template <mistral::QuantizedScalar Q>
     return static_cast<double>(weights.panels() * weights.panel_bytes());
 }
 
+constexpr Index always_precise = 32;  // tokens of a chunk, whatever its precision is to be
+
 /// Reads all weights and multiplies them with each token. Activations in 15 bits are two operands of 8.
 template <class S>
 [[nodiscard]] Work linear_work(const mistral::Cpu::Matrix<S>& weights, Index tokens, ChunkPrecision precision) {
     Work work{.bytes = bytes_of(weights)};
     const double operations = 2 * static_cast<double>(weights.rows() * weights.cols() * tokens);
     if constexpr (mistral::QuantizedScalar<S>) {
-        constexpr Index always_precise = 16;
         const bool one_operand = tokens > always_precise && precision == ChunkPrecision::fast;
         work.int8 = one_operand ? operations : 2 * operations;
     } else if constexpr (std::same_as<S, mistral::bfloat16>) {
