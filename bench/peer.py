@@ -7,8 +7,8 @@ measured:
     venv/bin/python bench/peer.py OUTPUT.json
 
 Each model is written to a temporary directory, at most 14.5 GB at a time, and measured mapped and copied to memory,
-with flash attention and without: the fastest counts. llama.cpp knows no window of this architecture: at position 30 000 it
-attends to all before it. Takes about a quarter of an hour on two cores.
+with flash attention and without: the fastest counts. llama.cpp knows no window of this architecture: at position
+30 000 it attends to all before it. Takes about a quarter of an hour on two cores.
 """
 import argparse
 import ctypes
@@ -16,6 +16,7 @@ import math
 import os
 import pathlib
 import struct
+import sys
 import tempfile
 import time
 
@@ -229,6 +230,7 @@ def measure(path, format_name, threads):
                     context.repeat(DEEP)
                     figures["deep"] = context.decode()
             setup = f"{'mapped' if mapped else 'copied'}, flash attention {'on' if flash_attention else 'off'}"
+            print(f"{format_name}, {setup}: {', '.join(f'{k} {v:.2f}' for k, v in figures.items())}", file=sys.stderr)
             for name, value in figures.items():
                 best[name] = max((value, setup), best.get(name, (0, "")))
         llama_cpp.llama_model_free(model)
