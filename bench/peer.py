@@ -15,6 +15,7 @@ import ctypes
 import math
 import os
 import pathlib
+import signal
 import struct
 import sys
 import tempfile
@@ -248,6 +249,7 @@ def main():
     if int(context["threads"]) != arguments.threads:
         parser.error(f"{arguments.output} is of {context['threads']} threads, this would be of {arguments.threads}")
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that no model is left on the disk
     llama_cpp.llama_log_set(silent, None)
     llama_cpp.llama_backend_init()
     print("| tokens/s | llama.cpp | mistral | ratio | llama.cpp's set-up | mistral's row |\n|---|---|---|---|---|---|")
