@@ -7,15 +7,17 @@ measured:
     venv/bin/python bench/peer.py OUTPUT.json
 
 Each model is written to a temporary directory, at most 14.5 GB at a time, and measured mapped and copied to memory,
-with flash attention and without: the fastest counts. llama.cpp knows no window of this architecture: at position 30 000 it
-attends to all before it. Takes about a quarter of an hour on two cores.
+with flash attention and without: the fastest counts. llama.cpp knows no window of this architecture: at position
+30 000 it attends to all before it. Takes about a quarter of an hour on two cores.
 """
 import argparse
 import ctypes
 import math
 import os
 import pathlib
+import signal
 import struct
+import sys
 import tempfile
 import time
 
@@ -229,6 +231,7 @@ def measure(path, format_name, threads):
                     context.repeat(DEEP)
                     figures["deep"] = context.decode()
             setup = f"{'mapped' if mapped else 'copied'}, flash attention {'on' if flash_attention else 'off'}"
+            print(f"{format_name}, {setup}: {', '.join(f'{k} {v:.2f}' for k, v in figures.items())}", file=sys.stderr)
             for name, value in figures.items():
                 best[name] = max((value, setup), best.get(name, (0, "")))
         llama_cpp.llama_model_free(model)
@@ -246,6 +249,7 @@ def main():
     if int(context["threads"]) != arguments.threads:
         parser.error(f"{arguments.output} is of {context['threads']} threads, this would be of {arguments.threads}")
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that no model is left on the disk
     llama_cpp.llama_log_set(silent, None)
     llama_cpp.llama_backend_init()
     print("| tokens/s | llama.cpp | mistral | ratio | llama.cpp's set-up | mistral's row |\n|---|---|---|---|---|---|")

@@ -117,7 +117,7 @@ def prefill(rows):
         ax.plot([x for x, _ in points], [100 * row["tokens/s"] / points[0][1]["tokens/s"] for _, row in points], "o-",
                 color=color, label=f"window of {size}" if size else "no window")
     position_axis(ax, "length of the prompt", [x for _, points in curves for x, _ in points])
-    ax.set_ylim(0, 105)
+    ax.set_ylim(bottom=0)
     ax.set_ylabel("tokens/s, % of those at 512")
     ax.legend(frameon=False, loc="lower left")
     return figure
