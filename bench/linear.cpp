@@ -61,7 +61,7 @@ template <Scalar S>
 void add(const Map& map) {
     for (const Index tokens : token_counts) {
         if constexpr (mistral::QuantizedScalar<S>)
-            if (tokens > always_precise) add<S>(map, tokens, ChunkPrecision::fast, "/fast");
+            if (tokens > mistral::always_precise_tokens) add<S>(map, tokens, ChunkPrecision::fast, "/fast");
         add<S>(map, tokens, ChunkPrecision::precise, "");
     }
 }

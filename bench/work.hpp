@@ -87,10 +87,8 @@ template <class T>
 }
 template <mistral::QuantizedScalar Q>
 [[nodiscard]] double bytes_of(const mistral::PackedMatrix<Q>& weights) {
-    return static_cast<double>(weights.panels() * weights.panel_bytes());
+    return static_cast<double>(weights.bytes().size());
 }
-
-constexpr Index always_precise = 32;  // tokens of a chunk, whatever its precision is to be
 
 /// Reads all weights and multiplies them with each token. Activations in 15 bits are two operands of 8.
 template <class S>
@@ -98,7 +96,7 @@ template <class S>
     Work work{.bytes = bytes_of(weights)};
     const double operations = 2 * static_cast<double>(weights.rows() * weights.cols() * tokens);
     if constexpr (mistral::QuantizedScalar<S>) {
-        const bool one_operand = tokens > always_precise && precision == ChunkPrecision::fast;
+        const bool one_operand = tokens > mistral::always_precise_tokens && precision == ChunkPrecision::fast;
         work.int8 = one_operand ? operations : 2 * operations;
     } else if constexpr (std::same_as<S, mistral::bfloat16>) {
         work.bfloat16 = operations;

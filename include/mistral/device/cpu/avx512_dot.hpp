@@ -60,7 +60,6 @@ template <>
 struct WeightLanes<bfloat16, Avx512Dot> {
     using Packed = bfloat16;
     using Operand = __m512i;
-    static constexpr Index parts = 1;
     static constexpr Index step = 32;
 
     static Operand load(const bfloat16* weights) { return _mm512_loadu_si512(weights); }

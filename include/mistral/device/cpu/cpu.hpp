@@ -28,6 +28,9 @@ enum class ChunkPrecision {
     fast,      ///< 8 bits
 };
 
+/// Chunks of so many tokens are precise in any case: the longest draft is among them.
+inline constexpr Index always_precise_tokens = 32;
+
 struct CpuOptions {
     /// To compute on, the caller's included; 0 means one per core.
     Index threads = 0;
@@ -106,10 +109,9 @@ class BasicCpu {
     void multiply(MatrixView<const float> x, const PackedMatrix<Q>& weights, MatrixView<float> out, Update update,
                   Workspace& workspace) const {
         assert(weights.cols() == x.cols() && out.rows() == x.rows() && out.cols() == weights.rows());
-        constexpr Index always_precise = 32;  // tokens, the longest draft among them
         const bool short_activations = chunk_precision_ == ChunkPrecision::fast ||
                                        (chunk_precision_ == ChunkPrecision::balanced && std::same_as<Q, Q4>);
-        if (x.rows() > always_precise && short_activations)
+        if (x.rows() > always_precise_tokens && short_activations)
             cpu::multiply<Architecture, 1>(*pool_, x, weights, out, update, workspace);
         else
             cpu::multiply<Architecture, 2>(*pool_, x, weights, out, update, workspace);

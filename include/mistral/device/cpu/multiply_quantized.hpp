@@ -37,7 +37,7 @@ struct TokenGroup {
         const float inverse = extreme > 0 ? largest / extreme : 0;
         scale = extreme / largest / level_unit;
         std::array<std::int32_t, std::size_t{group_size}> rest;
-        for (std::size_t i = 0; i < x.size(); ++i) rest[i] = nearest_integer(x[i] * inverse);
+        for (std::size_t i = 0; i < x.size(); ++i) rest[i] = static_cast<std::int32_t>(nearest_integer(x[i] * inverse));
         if constexpr (planes == 2) {
             std::array<std::int32_t, std::size_t{group_size}> upper;
             for (std::size_t i = 0; i < x.size(); ++i) upper[i] = (rest[i] + 64) >> 7;
@@ -56,11 +56,6 @@ struct TokenGroup {
             for (std::size_t lane = 0; lane < lanes; ++lane)
                 largest_of[lane] = std::max(largest_of[lane], std::abs(x[i + lane]));
         return *std::max_element(largest_of.begin(), largest_of.end());
-    }
-
-    static std::int32_t nearest_integer(float x) {
-        constexpr float integers = 12582912;  // 1.5 * 2^23: added to a small number, it leaves no room for a fraction
-        return static_cast<std::int32_t>(x + integers) - static_cast<std::int32_t>(integers);
     }
 
     void set_plane(std::size_t plane, const std::array<std::int32_t, std::size_t{group_size}>& numbers) {
