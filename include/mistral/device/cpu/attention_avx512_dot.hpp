@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <numbers>
 #include <span>
 
@@ -26,29 +27,50 @@ namespace mistral::cpu {
     return _mm512_scalef_ps(sum, whole);
 }
 
-/// Transposes 16 x 16 elements of 32 bits: row r begins at from[r], column c is written to `to` + c * stride.
-inline void transpose(const __m512i (&from)[16], std::uint32_t* to, Index stride) {
+/// Transposes 16 x 16 elements of 32 bits: row r begins at from + r * from_stride, column c at to + c * to_stride.
+[[gnu::flatten]] inline void transpose(const bfloat16* from, Index from_stride, std::uint32_t* to, Index to_stride) {
     __m512i a[16], b[16];
-    for (std::size_t i = 0; i < 16; i += 2) {
-        a[i] = _mm512_unpacklo_epi32(from[i], from[i + 1]);
-        a[i + 1] = _mm512_unpackhi_epi32(from[i], from[i + 1]);
-    }
-    for (std::size_t i = 0; i < 16; i += 4)
-        for (std::size_t j = 0; j < 2; ++j) {
-            b[i + 2 * j] = _mm512_unpacklo_epi64(a[i + j], a[i + j + 2]);
-            b[i + 2 * j + 1] = _mm512_unpackhi_epi64(a[i + j], a[i + j + 2]);
-        }
+    unroll<8>([&](auto i) {
+        const __m512i even = _mm512_loadu_si512(from + Index{2 * i} * from_stride);
+        const __m512i odd = _mm512_loadu_si512(from + Index{2 * i + 1} * from_stride);
+        a[2 * i] = _mm512_unpacklo_epi32(even, odd);
+        a[2 * i + 1] = _mm512_unpackhi_epi32(even, odd);
+    });
+    unroll<8>([&](auto i) {
+        constexpr std::size_t four = i / 2 * 4, half = i % 2;
+        b[four + 2 * half] = _mm512_unpacklo_epi64(a[four + half], a[four + half + 2]);
+        b[four + 2 * half + 1] = _mm512_unpackhi_epi64(a[four + half], a[four + half + 2]);
+    });
     // b[4 i + c] holds, in its quarter q, column 4 q + c of the rows 4 i … 4 i + 3.
-    for (std::size_t c = 0; c < 4; ++c) {
+    unroll<4>([&](auto c) {
         const __m512i low = _mm512_shuffle_i32x4(b[c], b[4 + c], 0x88);
         const __m512i low_odd = _mm512_shuffle_i32x4(b[c], b[4 + c], 0xdd);
         const __m512i high = _mm512_shuffle_i32x4(b[8 + c], b[12 + c], 0x88);
         const __m512i high_odd = _mm512_shuffle_i32x4(b[8 + c], b[12 + c], 0xdd);
-        const auto column = static_cast<Index>(c);
-        _mm512_storeu_si512(to + column * stride, _mm512_shuffle_i32x4(low, high, 0x88));
-        _mm512_storeu_si512(to + (4 + column) * stride, _mm512_shuffle_i32x4(low_odd, high_odd, 0x88));
-        _mm512_storeu_si512(to + (8 + column) * stride, _mm512_shuffle_i32x4(low, high, 0xdd));
-        _mm512_storeu_si512(to + (12 + column) * stride, _mm512_shuffle_i32x4(low_odd, high_odd, 0xdd));
+        const auto store = [&](Index column, __m512i elements) {
+            _mm512_store_si512(to + column * to_stride, elements);
+        };
+        store(c, _mm512_shuffle_i32x4(low, high, 0x88));
+        store(4 + c, _mm512_shuffle_i32x4(low_odd, high_odd, 0x88));
+        store(8 + c, _mm512_shuffle_i32x4(low, high, 0xdd));
+        store(12 + c, _mm512_shuffle_i32x4(low_odd, high_odd, 0xdd));
+    });
+}
+
+/// Interleaves two rows of `count` elements, a multiple of 32: a0 b0 a1 b1 …
+inline void interleave(const bfloat16* a, const bfloat16* b, Index count, std::uint32_t* to) {
+    static constexpr auto order = [] {
+        std::array<std::uint16_t, 64> indices{};
+        for (std::uint16_t i = 0; i < 64; ++i) indices[i] = static_cast<std::uint16_t>(i / 2 + i % 2 * 32);
+        return indices;
+    }();
+    const __m512i first = _mm512_loadu_si512(order.data());
+    const __m512i second = _mm512_loadu_si512(order.data() + 32);
+    for (Index i = 0; i < count; i += 32) {
+        const __m512i x = _mm512_loadu_si512(a + i);
+        const __m512i y = _mm512_loadu_si512(b + i);
+        _mm512_store_si512(to + i, _mm512_permutex2var_epi16(x, first, y));
+        _mm512_store_si512(to + i + 16, _mm512_permutex2var_epi16(x, second, y));
     }
 }
 
@@ -60,15 +82,18 @@ class AttentionTile<bfloat16, Avx512Dot> {
   public:
     static constexpr Index tokens_per_tile = 24;
 
-    /// Elements of scratch memory that a worker needs, a whole number of cache lines.
-    [[nodiscard]] static Index scratch_size(const Shape& shape) {
-        const Index width = padded_to_steps<bfloat16, Avx512Dot>(shape.head_dim);
-        const Index queries = tokens_per_tile * shape.group();
-        return keys_per_block * width + queries * (width / 2 + width + vector + 1) + vector;
+    /// head_dim, padded.
+    [[nodiscard]] static Index width(const Shape& shape) {
+        return padded_to_steps<bfloat16, Avx512Dot>(shape.head_dim);
     }
 
-    AttentionTile(float* scratch, const Shape& shape)
-        : shape_(shape), window_{shape.window}, width_(padded_to_steps<bfloat16, Avx512Dot>(shape.head_dim)) {
+    /// Elements of scratch memory that a worker needs, a whole number of cache lines.
+    [[nodiscard]] static Index scratch_size(const Shape& shape) {
+        const Index queries = tokens_per_tile * shape.group();
+        return keys_per_block * width(shape) * 3 / 2 + queries * (width(shape) / 2 + vector);
+    }
+
+    AttentionTile(float* scratch, const Shape& shape) : shape_(shape), window_{shape.window}, width_(width(shape)) {
         const Index queries = tokens_per_tile * shape.group();
         const auto take = [&scratch]<class T>(T*, Index rows, Index cols) {
             const MatrixView<T> taken(reinterpret_cast<T*>(scratch), rows, cols);
@@ -77,98 +102,119 @@ class AttentionTile<bfloat16, Avx512Dot> {
         };
         keys_ = take(keys_.data(), width_ / 2, keys_per_block);
         values_ = take(values_.data(), keys_per_block / 2, width_);
+        gathered_ = take(gathered_.data(), keys_per_block, width_);
         queries_ = take(queries_.data(), queries, width_);
-        sums_ = take(sums_.data(), queries, width_);
         totals_ = take(totals_.data(), queries, vector);
-        maxima_ = take(maxima_.data(), 1, queries);
     }
 
-    /// queries [tokens, query_heads * head_dim] of at most tokens_per_tile tokens, the first at `position`; the result
-    /// for the heads of `kv_head` goes to the same columns of out.
-    void run(MatrixView<const float> queries, Index position, Index kv_head,
-             std::span<const KeyValueRun<bfloat16>> runs, MatrixView<float> out) {
-        start(queries, kv_head);
-        const Index end = position + queries.rows();
-        const Index visible = window_.first_visible(position);
-        for (Index block = visible / keys_per_block * keys_per_block; block < end; block += keys_per_block) {
-            load(runs, kv_head, block, std::max(block, visible), std::min(end, block + keys_per_block));
-            rows_from<rows_together>(0, queries.rows() * shape_.group(), position, block);
+    /// queries [tokens, query_heads * head_dim] of at most tokens_per_tile tokens, the first at `position`, of which
+    /// the heads of `kv_head` are taken.
+    void start(MatrixView<const float> queries, Index position, Index kv_head) {
+        position_ = position;
+        tokens_ = queries.rows();
+        kv_head_ = kv_head;
+        const float scale = static_cast<float>(std::numbers::log2e / std::sqrt(static_cast<double>(shape_.head_dim)));
+        float* scaled = reinterpret_cast<float*>(gathered_.data());
+        for (Index q = 0; q < tokens_ * shape_.group(); ++q) {
+            const float* query = queries.row(q / shape_.group()) + column(q);
+            std::transform(query, query + shape_.head_dim, scaled, [=](float x) { return x * scale; });
+            pack<bfloat16, Avx512Dot>(scaled, shape_.head_dim, queries_.row(q));
         }
-        finish(kv_head, out);
+    }
+
+    /// The softmax over those of the positions first … last - 1 that the queries see. `first` begins a block.
+    void run(std::span<const KeyValueRun<bfloat16>> runs, Index first, Index last, PartialAttention<float> result) {
+        const Index queries = tokens_ * shape_.group();
+        result.clear(queries);
+        std::fill_n(totals_.data(), queries * vector, 0.0f);
+        const Index visible = std::max(first, window_.first_visible(position_));
+        const Index end = std::min(last, position_ + tokens_);
+        for (Index block = visible / keys_per_block * keys_per_block; block < end; block += keys_per_block) {
+            load(runs, block, std::max(block, visible), std::min(end, block + keys_per_block));
+            rows_from<rows_together>(0, queries, block, result);
+        }
+        for (Index q = 0; q < queries; ++q)
+            result.total(q) = LaneSums<float, Avx512Dot>::of(std::array{Vector::load_unaligned(totals_.row(q))})[0];
+    }
+
+    static float power(float x) { return std::exp2(x); }
+
+    /// Writes the weighted means to the heads' columns of out [tokens, query_heads * head_dim].
+    void finish(PartialAttention<float> result, MatrixView<float> out) {
+        for (Index q = 0; q < tokens_ * shape_.group(); ++q)
+            std::transform(result.sums(q), result.sums(q) + shape_.head_dim, out.row(q / shape_.group()) + column(q),
+                           [total = result.total(q)](float sum) { return sum / total; });
     }
 
   private:
     using Vector = Batch<float, Avx512Dot>;
 
     static constexpr Index vector = 16;
+    static constexpr Index value_bytes = keys_per_block * static_cast<Index>(sizeof(bfloat16));  // of a block's column
     static constexpr int rows_together = 6;  // of queries: with 4 vectors of keys or columns, 24 sums in registers
     static constexpr std::size_t vectors = 4;
-    static constexpr float lowest = -1e30f;  // below every score, and finite: its distance to itself is a number
-
     template <int rows>
     using Weights = std::array<std::array<bfloat16, keys_per_block>, static_cast<std::size_t>(rows)>;
 
-    void start(MatrixView<const float> queries, Index kv_head) {
-        const float scale = static_cast<float>(std::numbers::log2e / std::sqrt(static_cast<double>(shape_.head_dim)));
-        for (Index token = 0, q = 0; token < queries.rows(); ++token)
-            for (Index head = 0; head < shape_.group(); ++head, ++q) {
-                const float* query = queries.row(token) + (kv_head * shape_.group() + head) * shape_.head_dim;
-                float* scaled = sums_.row(q);
-                std::transform(query, query + shape_.head_dim, scaled, [=](float x) { return x * scale; });
-                pack<bfloat16, Avx512Dot>(scaled, shape_.head_dim, queries_.row(q));
-                std::fill_n(scaled, width_, 0.0f);
-                std::fill_n(totals_.row(q), vector, 0.0f);
-                maxima_(0, q) = lowest;
-            }
+    /// Where the query's head begins in a token's row.
+    [[nodiscard]] Index column(Index q) const {
+        return (kv_head_ * shape_.group() + q % shape_.group()) * shape_.head_dim;
     }
 
     /// Rearranges the keys and values of the positions first … last - 1 of the block that begins at `block`; the others
     /// are zeros.
-    void load(std::span<const KeyValueRun<bfloat16>> runs, Index kv_head, Index block, Index first, Index last) {
-        std::array<const bfloat16*, keys_per_block> keys{}, values{};
-        for (const KeyValueRun<bfloat16>& run : runs)
-            for (Index p = std::max(first, run.position); p < std::min(last, run.position + run.count); ++p) {
-                const Index offset = kv_head * run.head_stride + (p - run.position) * run.position_stride;
-                keys[static_cast<std::size_t>(p - block)] = run.keys + offset;
-                values[static_cast<std::size_t>(p - block)] = run.values + offset;
-            }
-        const auto pairs = [this](const bfloat16* row, Index column) {
-            return row == nullptr ? _mm512_setzero_si512() : load_pairs(row + column, shape_.head_dim - column);
-        };
-        constexpr Index step = 2 * vector;
-        for (Index column = 0; column < width_; column += step)
-            for (std::size_t key = 0; key < keys.size(); key += vector) {
-                __m512i rows[vector];
-                for (std::size_t i = 0; i < vector; ++i) rows[i] = pairs(keys[key + i], column);
-                transpose(rows, keys_.row(column / 2) + key, keys_per_block);
-            }
-        for (std::size_t key = 0; key < values.size(); key += 2)
-            for (Index column = 0; column < width_; column += step)
-                interleave(pairs(values[key], column), pairs(values[key + 1], column),
-                           values_.row(static_cast<Index>(key / 2)) + column);
+    void load(std::span<const KeyValueRun<bfloat16>> runs, Index block, Index first, Index last) {
+        const Rows keys = rows(runs, &KeyValueRun<bfloat16>::keys, block, first, last);
+        for (Index key = 0; key < keys_per_block; key += vector)
+            for (Index column = 0; column < width_; column += 2 * vector)
+                transpose(keys.first + key * keys.stride + column, keys.stride, keys_.row(column / 2) + key,
+                          keys_per_block);
+        next_keys_ = keys.next_block(width_);
+        const Rows values = rows(runs, &KeyValueRun<bfloat16>::values, block, first, last);
+        next_values_ = values.next_block(width_);
+        for (Index key = 0; key < keys_per_block; key += 2)
+            interleave(values.first + key * values.stride, values.first + (key + 1) * values.stride, width_,
+                       values_.row(key / 2));
     }
 
-    /// a0 b0 a1 b1 … a31 b31
-    static void interleave(__m512i a, __m512i b, std::uint32_t* to) {
-        static constexpr auto order = [] {
-            std::array<std::uint16_t, 64> indices{};
-            for (std::uint16_t i = 0; i < 64; ++i) indices[i] = static_cast<std::uint16_t>(i / 2 + i % 2 * 32);
-            return indices;
-        }();
-        _mm512_storeu_si512(to, _mm512_permutex2var_epi16(a, _mm512_loadu_si512(order.data()), b));
-        _mm512_storeu_si512(to + vector, _mm512_permutex2var_epi16(a, _mm512_loadu_si512(order.data() + 32), b));
+    /// A block's keys or values, width_ elements each.
+    struct Rows {
+        const bfloat16* first;
+        Index stride;
+
+        /// What follows in memory, where it is the next block: in a cache, not in a chunk.
+        [[nodiscard]] const std::byte* next_block(Index width) const {
+            return reinterpret_cast<const std::byte*>(stride == width ? first + keys_per_block * stride : nullptr);
+        }
+    };
+
+    /// Where they are, if they are all there and whole vectors; otherwise gathered, with zeros for what is not.
+    [[nodiscard]] Rows rows(std::span<const KeyValueRun<bfloat16>> runs, const bfloat16* KeyValueRun<bfloat16>::*memory,
+                            Index block, Index first, Index last) const {
+        const auto row = [&](const KeyValueRun<bfloat16>& run, Index p) {
+            return run.*memory + kv_head_ * run.head_stride + (p - run.position) * run.position_stride;
+        };
+        if (width_ == shape_.head_dim && last - first == keys_per_block)
+            for (const KeyValueRun<bfloat16>& run : runs)
+                if (run.position <= first && last <= run.position + run.count)
+                    return {row(run, first), run.position_stride};
+        std::fill_n(gathered_.data(), keys_per_block * width_, bfloat16(0));
+        for (const KeyValueRun<bfloat16>& run : runs)
+            for (Index p = std::max(first, run.position); p < std::min(last, run.position + run.count); ++p)
+                std::copy_n(row(run, p), shape_.head_dim, gathered_.row(p - block));
+        return {gathered_.data(), width_};
     }
 
     template <int rows>
-    void rows_from(Index q, Index queries, Index position, Index block) {
-        for (; q + rows <= queries; q += rows) attend_rows<rows>(q, position, block);
+    void rows_from(Index q, Index queries, Index block, PartialAttention<float> result) {
+        for (; q + rows <= queries; q += rows) attend_rows<rows>(q, block, result);
         if constexpr (rows > 1)
-            if (q < queries) rows_from<rows == 6 ? 4 : rows / 2>(q, queries, position, block);
+            if (q < queries) rows_from<rows == 6 ? 4 : rows / 2>(q, queries, block, result);
     }
 
     /// Which keys of the block the query row q sees.
-    [[nodiscard]] std::uint64_t mask(Index q, Index position, Index block) const {
-        const Index token = position + q / shape_.group();
+    [[nodiscard]] std::uint64_t mask(Index q, Index block) const {
+        const Index token = position_ + q / shape_.group();
         const Index from = std::clamp<Index>(window_.first_visible(token) - block, 0, keys_per_block);
         const Index to = std::clamp<Index>(token + 1 - block, 0, keys_per_block);
         const auto below = [](Index n) { return n == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1; };
@@ -176,27 +222,33 @@ class AttentionTile<bfloat16, Avx512Dot> {
     }
 
     template <int rows>
-    void attend_rows(Index q, Index position, Index block) {
+    void attend_rows(Index q, Index block, PartialAttention<float> result) {
         std::array<std::uint64_t, static_cast<std::size_t>(rows)> masks;
-        for (int r = 0; r < rows; ++r) masks[static_cast<std::size_t>(r)] = mask(q + r, position, block);
+        for (int r = 0; r < rows; ++r) masks[static_cast<std::size_t>(r)] = mask(q + r, block);
+        if (std::all_of(masks.begin(), masks.end(), [](std::uint64_t seen) { return seen == 0; })) return;
         alignas(64) Weights<rows> weights;
         std::array<float, static_cast<std::size_t>(rows)> rescale;
-        score<rows>(q, masks, weights, rescale);
-        for (Index column = 0; column < width_; column += static_cast<Index>(vectors) * vector)
-            if (width_ - column >= static_cast<Index>(vectors) * vector)
-                add_columns<rows, vectors>(q, column, weights, rescale);
+        score<rows>(q, masks, result, weights, rescale);
+        constexpr Index columns = static_cast<Index>(vectors) * vector;
+        for (Index column = 0; column < width_; column += columns)
+            if (width_ - column >= columns)
+                add_columns<rows, vectors>(q, column, weights, rescale, result);
             else
-                add_columns<rows, vectors / 2>(q, column, weights, rescale);
+                add_columns<rows, vectors / 2>(q, column, weights, rescale, result);
     }
 
+    /// Flattened, so that at any level of optimisation the sums are registers.
     template <int rows>
-    void score(Index q, const std::array<std::uint64_t, static_cast<std::size_t>(rows)>& masks, Weights<rows>& weights,
-               std::array<float, static_cast<std::size_t>(rows)>& rescale) {
+    [[gnu::flatten]] void score(Index q, const std::array<std::uint64_t, static_cast<std::size_t>(rows)>& masks,
+                                PartialAttention<float> result, Weights<rows>& weights,
+                                std::array<float, static_cast<std::size_t>(rows)>& rescale) {
         Vector scores[rows][vectors];
         unroll<rows * vectors>([&](auto i) { scores[i / vectors][i % vectors] = Vector(0.0f); });
         const std::uint32_t* key = keys_.data();
         const bfloat16* query = queries_.row(q);
+        const std::byte* ahead = q == 0 ? next_keys_ : nullptr;
         for (Index pair = 0; pair < width_ / 2; ++pair, key += keys_per_block, query += 2) {
+            fetch_lines(ahead);
             __m512i k[vectors];
             unroll<vectors>([&](auto v) { k[v] = _mm512_loadu_si512(key + vector * v); });
             unroll<rows>([&](auto r) {
@@ -205,7 +257,17 @@ class AttentionTile<bfloat16, Avx512Dot> {
             });
         }
         for (std::size_t r = 0; r < rows; ++r)
-            rescale[r] = exponentiate(q + static_cast<Index>(r), scores[r], masks[r], weights[r].data());
+            rescale[r] = exponentiate(scores[r], masks[r], result.maximum(q + static_cast<Index>(r)),
+                                      totals_.row(q + static_cast<Index>(r)), weights[r].data());
+    }
+
+    /// Asks for the lines at `ahead`, if any, and moves on. As many as make a block while its first rows are
+    /// multiplied, a few beside each step of arithmetic: processors ignore what exceeds their queues.
+    static void fetch_lines(const std::byte*& ahead) {
+        constexpr Index lines = 4;
+        if (ahead == nullptr) return;
+        unroll<lines>([&](auto i) { prefetch(ahead + static_cast<Index>(i) * cache_line); });
+        ahead += lines * cache_line;
     }
 
     static __m512i broadcast_pair(const bfloat16* pair) {
@@ -216,43 +278,48 @@ class AttentionTile<bfloat16, Avx512Dot> {
 
     /// Scores -> weights 2^(score - maximum) with the maximum of all scores so far, zero where the mask is. Returns
     /// what the sums so far are to be multiplied with.
-    float exponentiate(Index q, const Vector (&scores)[vectors], std::uint64_t mask, bfloat16* weights) {
+    static float exponentiate(const Vector (&scores)[vectors], std::uint64_t mask, float& maximum_so_far, float* totals,
+                              bfloat16* weights) {
+        constexpr float lowest = std::numeric_limits<float>::lowest();
         __m512 s[vectors];
         unroll<vectors>([&](auto v) {
             s[v] = _mm512_mask_mov_ps(_mm512_set1_ps(lowest), static_cast<__mmask16>(mask >> (16 * v)), scores[v]);
         });
         const float maximum = std::max(
-            maxima_(0, q), _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(s[0], s[1]), _mm512_max_ps(s[2], s[3]))));
+            maximum_so_far, _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(s[0], s[1]), _mm512_max_ps(s[2], s[3]))));
         unroll<vectors>([&](auto v) {
             s[v] = _mm512_maskz_mov_ps(static_cast<__mmask16>(mask >> (16 * v)),
                                        exponential_of_two(_mm512_sub_ps(s[v], _mm512_set1_ps(maximum))));
         });
-        const __m512 rescale = exponential_of_two(_mm512_set1_ps(maxima_(0, q) - maximum));
-        maxima_(0, q) = maximum;
-        Vector total = _mm512_mul_ps(_mm512_loadu_ps(totals_.row(q)), rescale);
+        const __m512 rescale = exponential_of_two(_mm512_set1_ps(maximum_so_far - maximum));
+        maximum_so_far = maximum;
+        Vector total = _mm512_mul_ps(_mm512_loadu_ps(totals), rescale);
         const __m512i ones = _mm512_set1_epi16(std::bit_cast<std::int16_t>(bfloat16(1.0f)));
         unroll<vectors / 2>([&](auto v) {
             const auto rounded = std::bit_cast<__m512i>(_mm512_cvtne2ps_pbh(s[2 * v + 1], s[2 * v]));
             _mm512_storeu_si512(weights + 32 * v, rounded);
             total = multiply_add(rounded, ones, total);
         });
-        _mm512_storeu_ps(totals_.row(q), total);
+        _mm512_storeu_ps(totals, total);
         return _mm512_cvtss_f32(rescale);
     }
 
     /// Adds the weighted values of `count` vectors of columns to the rows' sums.
     template <int rows, std::size_t count>
-    void add_columns(Index q, Index column, const Weights<rows>& weights,
-                     const std::array<float, static_cast<std::size_t>(rows)>& rescale) {
+    [[gnu::flatten]] void add_columns(Index q, Index column, const Weights<rows>& weights,
+                                      const std::array<float, static_cast<std::size_t>(rows)>& rescale,
+                                      PartialAttention<float> result) {
         Vector sums[rows][count];
         unroll<rows>([&](auto r) {
-            const float* row = sums_.row(q + static_cast<Index>(r)) + column;
+            const float* row = result.sums(q + static_cast<Index>(r)) + column;
             const Vector factor(rescale[r]);
             unroll<count>([&](auto v) { sums[r][v] = Vector::load_unaligned(row + vector * v) * factor; });
         });
         const std::uint32_t* value = values_.data() + column;
         const bfloat16* weight = weights[0].data();
+        const std::byte* ahead = q == 0 && next_values_ != nullptr ? next_values_ + column * value_bytes : nullptr;
         for (Index pair = 0; pair < keys_per_block / 2; ++pair, value += width_, weight += 2) {
+            fetch_lines(ahead);
             __m512i x[count];
             unroll<count>([&](auto v) { x[v] = _mm512_loadu_si512(value + vector * v); });
             unroll<rows>([&](auto r) {
@@ -261,31 +328,24 @@ class AttentionTile<bfloat16, Avx512Dot> {
             });
         }
         unroll<rows>([&](auto r) {
-            float* row = sums_.row(q + static_cast<Index>(r)) + column;
+            float* row = result.sums(q + static_cast<Index>(r)) + column;
             unroll<count>([&](auto v) { sums[r][v].store_unaligned(row + vector * v); });
         });
     }
 
-    void finish(Index kv_head, MatrixView<float> out) {
-        for (Index token = 0, q = 0; token < out.rows(); ++token)
-            for (Index head = 0; head < shape_.group(); ++head, ++q) {
-                const float total =
-                    LaneSums<float, Avx512Dot>::of(std::array{Vector::load_unaligned(totals_.row(q))})[0];
-                float* to = out.row(token) + (kv_head * shape_.group() + head) * shape_.head_dim;
-                std::transform(sums_.row(q), sums_.row(q) + shape_.head_dim, to,
-                               [=](float sum) { return sum / total; });
-            }
-    }
-
     Shape shape_;
     Window window_;
-    Index width_;                       // head_dim, padded
+    Index width_;
+    Index position_ = 0;  // of the first token
+    Index tokens_ = 0;
+    Index kv_head_ = 0;
+    const std::byte* next_keys_ = nullptr;  // of the block that follows
+    const std::byte* next_values_ = nullptr;
     MatrixView<std::uint32_t> keys_;    // [width / 2, keys_per_block]: pairs of elements of a key
     MatrixView<std::uint32_t> values_;  // [keys_per_block / 2, width]: pairs of one element of consecutive values
+    MatrixView<bfloat16> gathered_;     // [keys_per_block, width]
     MatrixView<bfloat16> queries_;      // [queries, width], scaled so that scores are powers of two
-    MatrixView<float> sums_;            // [queries, width]: values weighted by 2^(score - maximum)
     MatrixView<float> totals_;          // [queries, vector]: sums of 2^(score - maximum) by lane
-    MatrixView<float> maxima_;          // [1, queries]
 };
 
 }  // namespace mistral::cpu

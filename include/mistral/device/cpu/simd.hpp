@@ -91,6 +91,7 @@ inline constexpr Index cache_line = 64;  // bytes
 inline void prefetch([[maybe_unused]] const void* memory) {
 #if defined(__GNUC__)
     __builtin_prefetch(memory, 0, 2);
+    asm volatile("");  // without it GCC takes functions that call this one for functions without effect
 #endif
 }
 
