@@ -3,14 +3,13 @@
 #include <mistral/base/matrix_view.hpp>
 #include <mistral/base/shape.hpp>
 #include <mistral/base/window.hpp>
-#include <mistral/device/cpu/multiply.hpp>
-#include <mistral/device/cpu/simd.hpp>
+#include <mistral/device/cpu/attention_tile.hpp>
+#include <mistral/device/cpu/attention_tile_avx512_dot.hpp>
+#include <mistral/device/cpu/partial_attention.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
 #include <mistral/device/device.hpp>
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <span>
 
 /// Sliding-window attention of one chunk of queries over runs of keys and values, with online softmax
@@ -19,219 +18,8 @@
 /// that chunks of any size, rings of any capacity and any number of threads give the same bits.
 namespace mistral::cpu {
 
-inline constexpr Index keys_per_block = 64;
 inline constexpr Index keys_per_span = 1024;
-
-/// What the softmax over some of the keys comes to, for a number of queries: the sums of values weighted by
-/// exp(score - maximum), the sum of these weights, and the maximum.
-template <class A>
-class PartialAttention {
-  public:
-    static Index size(Index queries, Index width) { return queries * (width + padding); }
-
-    PartialAttention(A* memory, Index queries, Index width) : rows_(memory, queries, width + padding), width_(width) {}
-
-    [[nodiscard]] A* sums(Index query) const { return rows_.row(query); }
-    [[nodiscard]] A& total(Index query) const { return rows_(query, width_); }
-    [[nodiscard]] A& maximum(Index query) const { return rows_(query, width_ + 1); }
-
-    /// The softmax over no keys.
-    void clear(Index queries) const {
-        for (Index q = 0; q < queries; ++q) {
-            std::fill_n(sums(q), width_, A(0));
-            total(q) = A(0);
-            maximum(q) = std::numeric_limits<A>::lowest();  // finite: its distance to itself is a number
-        }
-    }
-
-    /// Takes in the softmax over the keys that follow. power(x) is e^x, or that of the base that scores are for.
-    template <class Power>
-    void join(const PartialAttention& next, Index queries, Power power) const {
-        for (Index q = 0; q < queries; ++q) {
-            const A larger = std::max(maximum(q), next.maximum(q));
-            const A mine = power(maximum(q) - larger);
-            const A others = power(next.maximum(q) - larger);
-            std::transform(sums(q), sums(q) + width_ + 1, next.sums(q), sums(q),
-                           [=](A a, A b) { return a * mine + b * others; });  // the totals, too, which follow
-            maximum(q) = larger;
-        }
-    }
-
-  private:
-    static constexpr Index padding = 64 / sizeof(A);  // rows begin where cache lines do
-
-    MatrixView<A> rows_;  // [queries, width + padding]: sums, total, maximum
-    Index width_;
-};
-
-/// The attention of a few tokens' query heads that share one key/value head, by one worker. A query below is one head
-/// of one token; C is the cache's scalar.
-template <class C, class Architecture>
-class AttentionTile {
-  public:
-    using A = Activation<C>;
-    using Vector = Batch<A, Architecture>;
-    static constexpr Index vector = lanes<A, Architecture>;
-    static constexpr Index tokens_per_tile = 8;
-
-    /// head_dim, padded: keys, values, queries and sums are in packed order.
-    [[nodiscard]] static Index width(const Shape& shape) { return padded_to_steps<C, Architecture>(shape.head_dim); }
-
-    /// Elements of scratch memory that a worker needs.
-    [[nodiscard]] static Index scratch_size(const Shape& shape) {
-        return 2 * keys_per_block * width(shape) + tokens_per_tile * shape.group() * (width(shape) + keys_per_block);
-    }
-
-    AttentionTile(A* scratch, const Shape& shape) : shape_(shape), window_{shape.window}, width_(width(shape)) {
-        const Index queries = tokens_per_tile * shape.group();
-        const auto take = [&scratch](Index rows, Index cols) {
-            const MatrixView<A> taken(scratch, rows, cols);
-            scratch += rows * cols;
-            return taken;
-        };
-        keys_ = take(keys_per_block, width_);
-        values_ = take(keys_per_block, width_);
-        queries_ = take(queries, width_);
-        scores_ = take(queries, keys_per_block);
-    }
-
-    /// queries [tokens, query_heads * head_dim] of at most tokens_per_tile tokens, the first at `position`, of which
-    /// the heads of `kv_head` are taken.
-    void start(MatrixView<const A> queries, Index position, Index kv_head) {
-        position_ = position;
-        tokens_ = queries.rows();
-        kv_head_ = kv_head;
-        const A scale = A(1) / std::sqrt(static_cast<A>(shape_.head_dim));
-        for (Index q = 0; q < tokens_ * shape_.group(); ++q) {
-            pack<C, Architecture>(queries.row(q / shape_.group()) + column(q), shape_.head_dim, queries_.row(q));
-            for (Index i = 0; i < width_; ++i) queries_(q, i) *= scale;
-        }
-    }
-
-    /// The softmax over those of the positions first … last - 1 that the queries see. `first` begins a block.
-    void run(std::span<const KeyValueRun<C>> runs, Index first, Index last, PartialAttention<A> result) {
-        result.clear(tokens_ * shape_.group());
-        const Index visible = std::max(first, window_.first_visible(position_));
-        const Index end = std::min(last, position_ + tokens_);
-        for (Index block = visible / keys_per_block * keys_per_block; block < end; block += keys_per_block) {
-            const Index from = std::max(block, visible);
-            const Index to = std::min(end, block + keys_per_block);
-            load(runs, block, from, to);
-            score(from - block, to - block);
-            for (Index token = 0; token < tokens_; ++token) {
-                const Index begin = std::max(from, window_.first_visible(position_ + token));
-                const Index behind = std::min(to, position_ + token + 1);
-                if (begin < behind) add_values(token, begin - block, behind - block, result);
-            }
-        }
-    }
-
-    static A power(A x) { return std::exp(x); }
-
-    /// Writes the weighted means to the heads' columns of out [tokens, query_heads * head_dim].
-    void finish(PartialAttention<A> result, MatrixView<A> out) {
-        for (Index q = 0; q < tokens_ * shape_.group(); ++q) {
-            A* sums = result.sums(q);
-            for (Index i = 0; i < width_; ++i) sums[i] /= result.total(q);
-            unpack<C, Architecture>(sums, shape_.head_dim, out.row(q / shape_.group()) + column(q));
-        }
-    }
-
-  private:
-    /// Where the query's head begins in a token's row.
-    [[nodiscard]] Index column(Index q) const {
-        return (kv_head_ * shape_.group() + q % shape_.group()) * shape_.head_dim;
-    }
-
-    /// Fetches the keys and values of the positions first … last - 1 of the block that begins at `block`.
-    void load(std::span<const KeyValueRun<C>> runs, Index block, Index first, Index last) {
-        for (const KeyValueRun<C>& run : runs)
-            for (Index p = std::max(first, run.position); p < std::min(last, run.position + run.count); ++p) {
-                const Index offset = kv_head_ * run.head_stride + (p - run.position) * run.position_stride;
-                widen_packed<C, Architecture>(run.keys + offset, shape_.head_dim, keys_.row(p - block));
-                widen_packed<C, Architecture>(run.values + offset, shape_.head_dim, values_.row(p - block));
-            }
-    }
-
-    /// The scores of the block's keys first … last - 1.
-    void score(Index first, Index last) {
-        RowBlock<A, Architecture>(keys_, queries_, scores_, Update::assign)
-            .run(first, last, 0, tokens_ * shape_.group());
-    }
-
-    /// Adds the values of the keys from … to - 1 of the block, weighted by the softmax so far, to the token's sums.
-    void add_values(Index token, Index from, Index to, PartialAttention<A> result) {
-        const Index begin = token * shape_.group();
-        const Index end = begin + shape_.group();
-        Index q = begin;
-        for (; q + 4 <= end; q += 4) add_values<4>(q, from, to, result);
-        for (; q < end; ++q) add_values<1>(q, from, to, result);
-    }
-
-    template <int queries>
-    void add_values(Index q, Index from, Index to, PartialAttention<A> result) {
-        std::array<A, queries> rescale;
-        std::array<A*, queries> sums;
-        for (std::size_t i = 0; i < rescale.size(); ++i) {
-            const Index query = q + static_cast<Index>(i);
-            rescale[i] = exponentiate(query, from, to, result.maximum(query), result.total(query));
-            sums[i] = result.sums(query);
-        }
-        Index column = 0;
-        for (; column + 2 * vector <= width_; column += 2 * vector)
-            add_columns<queries, 2>(q, from, to, column, rescale, sums);
-        for (; column < width_; column += vector) add_columns<queries, 1>(q, from, to, column, rescale, sums);
-    }
-
-    /// Scores -> exp(score - maximum) with the maximum of all scores so far, zeros outside from … to - 1. Returns what
-    /// the sums so far are to be multiplied with.
-    A exponentiate(Index q, Index from, Index to, A& maximum_so_far, A& total_so_far) {
-        A* scores = scores_.row(q);
-        const A maximum = std::max(maximum_so_far, *std::max_element(scores + from, scores + to));
-        const A rescale = std::exp(maximum_so_far - maximum);
-        std::fill(scores, scores + from, -std::numeric_limits<A>::infinity());
-        std::fill(scores + to, scores + keys_per_block, -std::numeric_limits<A>::infinity());
-        Vector total(A(0));
-        for (Index i = 0; i < keys_per_block; i += vector) {
-            const auto weights = exponential(Vector::load_unaligned(scores + i) - Vector(maximum));
-            weights.store_unaligned(scores + i);
-            total += weights;
-        }
-        maximum_so_far = maximum;
-        total_so_far = total_so_far * rescale + sum(total);
-        return rescale;
-    }
-
-    template <int queries, int vectors>
-    void add_columns(Index q, Index from, Index to, Index column, const std::array<A, queries>& rescale,
-                     const std::array<A*, queries>& all_sums) {
-        Vector sums[queries][vectors];
-        for (int i = 0; i < queries; ++i)
-            for (int v = 0; v < vectors; ++v)
-                sums[i][v] = Vector::load_unaligned(all_sums[static_cast<std::size_t>(i)] + column + v * vector) *
-                             Vector(rescale[static_cast<std::size_t>(i)]);
-        for (Index key = from; key < to; ++key)
-            for (int v = 0; v < vectors; ++v) {
-                const auto value = Vector::load_unaligned(values_.row(key) + column + v * vector);
-                for (int i = 0; i < queries; ++i)
-                    sums[i][v] = xsimd::fma(Vector(scores_.row(q + i)[key]), value, sums[i][v]);
-            }
-        for (int i = 0; i < queries; ++i)
-            for (int v = 0; v < vectors; ++v)
-                sums[i][v].store_unaligned(all_sums[static_cast<std::size_t>(i)] + column + v * vector);
-    }
-
-    Shape shape_;
-    Window window_;
-    Index width_;
-    Index position_ = 0;  // of the first token
-    Index tokens_ = 0;
-    Index kv_head_ = 0;
-    MatrixView<A> keys_;     // [keys_per_block, width]
-    MatrixView<A> values_;   // [keys_per_block, width]
-    MatrixView<A> queries_;  // [queries, width], scaled by 1 / sqrt(head_dim)
-    MatrixView<A> scores_;   // [queries, keys_per_block]
-};
+static_assert(keys_per_span % keys_per_block == 0);
 
 /// The attention of one chunk: queries [tokens, query_heads * head_dim], the first at `position`; runs hold every
 /// position that they see, in order -> out, of the queries' shape.
@@ -320,7 +108,7 @@ class ChunkAttention {
     }
 
     [[nodiscard]] Index partial_queries() const {
-        return std::min(queries_.rows(), Tile::tokens_per_tile) * shape_.group();
+        return Tile::padded(std::min(queries_.rows(), Tile::tokens_per_tile) * shape_.group());
     }
     [[nodiscard]] Index partial_size() const { return Partial::size(partial_queries(), Tile::width(shape_)); }
     [[nodiscard]] Partial partial(A* memory) const { return {memory, partial_queries(), Tile::width(shape_)}; }

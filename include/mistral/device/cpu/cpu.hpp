@@ -4,7 +4,6 @@
 #include <mistral/base/host_matrix.hpp>
 #include <mistral/base/workspace.hpp>
 #include <mistral/device/cpu/attention.hpp>
-#include <mistral/device/cpu/attention_avx512_dot.hpp>
 #include <mistral/device/cpu/elementwise.hpp>
 #include <mistral/device/cpu/multiply.hpp>
 #include <mistral/device/cpu/multiply_quantized.hpp>
