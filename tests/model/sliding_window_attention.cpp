@@ -97,6 +97,37 @@ TEST_CASE_TEMPLATE(
     check_random_shapes<bfloat16>(device, std::same_as<Architecture, Avx512Dot> ? 3e-2 : 1e-5);
 }
 
+TEST_CASE_TEMPLATE("thousands of keys agree with brute force, and any number of threads gives the same bits",
+                   Architecture, MISTRAL_TEST_ARCHITECTURES) {
+    // One head and many threads: the keys of a decode step are shared out too.
+    for (const Index window : {Index{1100}, no_window}) {
+        const Shape shape{.window = window, .query_heads = 4, .kv_heads = 1, .head_dim = 32};
+        const CacheLimits limits{.context = window == no_window ? 2100 : no_window};
+        plain::Random random(1);
+        const auto queries = random.matrix(2100, 128, 2.0), keys = random.matrix(2100, 32, 1.0),
+                   values = random.matrix(2100, 32, 1.0);
+        const auto expected = plain::attend(queries, keys, values, shape);
+        const auto check = [&]<class C>(C, double tolerance) {
+            const auto attend = [&](Index threads, Index largest) {
+                return attend_in_chunks<C>(BasicCpu<Architecture>(threads), queries, keys, values, shape, limits,
+                                           largest, random);
+            };
+            const auto alone = attend(1, 1);
+            double worst = 0;
+            for (std::size_t i = 0; i < alone.size(); ++i) {
+                const double difference = std::abs(static_cast<double>(alone[i]) - expected.values[i]);
+                worst = difference <= worst ? worst : difference;
+            }
+            CHECK(worst < tolerance);
+            CHECK(attend(3, 1) == alone);
+            CHECK(attend(8, 7) == alone);
+            CHECK(attend(2, 2100) == alone);
+        };
+        check(float{}, 1e-5);
+        check(bfloat16{}, std::same_as<Architecture, Avx512Dot> ? 3e-2 : 1e-5);
+    }
+}
+
 TEST_CASE_TEMPLATE("the attention agrees with transformers, in float64 and as it comes, in chunks too", A, double,
                    float) {
     const auto file = goldens::components();

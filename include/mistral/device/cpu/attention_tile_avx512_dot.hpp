@@ -76,7 +76,7 @@ class AttentionTile<bfloat16, Avx512Dot> {
             std::transform(query, query + shape_.head_dim, scaled, [=](float x) { return x * scale; });
             pack<bfloat16, Avx512Dot>(scaled, shape_.head_dim, queries_.row(q));
         }
-        std::fill(queries_.row(count), queries_.row(padded(count)), bfloat16(0));
+        std::fill_n(queries_.data() + count * width_, (padded(count) - count) * width_, bfloat16(0));
     }
 
     void run(std::span<const KeyValueRun<bfloat16>> runs, Index first, Index last, PartialAttention<float> result) {
@@ -169,7 +169,8 @@ class AttentionTile<bfloat16, Avx512Dot> {
         const Rows values = find(rows, &KeyValueRun<bfloat16>::values, next_values_);
         for (Index key = 0; key < keys_per_block; key += 2)
             for (Index column = 0; column < width_; column += 2 * vector) {
-                const auto pairs = interleave(values.row(key) + column, values.row(key + 1) + column);
+                __m512i pairs[2];
+                interleave(values.row(key) + column, values.row(key + 1) + column, pairs);
                 _mm512_store_si512(values_.row(key / 2) + column, pairs[0]);
                 _mm512_store_si512(values_.row(key / 2) + column + vector, pairs[1]);
             }
@@ -226,11 +227,7 @@ class AttentionTile<bfloat16, Avx512Dot> {
             add_columns<rows, count>(0, column, weights, rescale, result, ahead, [&](Index pair, __m512i* x) {
                 const bfloat16* even = values.row(2 * pair) + column;
                 const bfloat16* odd = values.row(2 * pair + 1) + column;
-                unroll<count / 2>([&](auto v) {
-                    const auto pairs = interleave(even + 2 * vector * v, odd + 2 * vector * v);
-                    x[2 * v] = pairs[0];
-                    x[2 * v + 1] = pairs[1];
-                });
+                unroll<count / 2>([&](auto v) { interleave(even + 2 * vector * v, odd + 2 * vector * v, x + 2 * v); });
             });
         });
     }

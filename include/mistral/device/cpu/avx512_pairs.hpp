@@ -39,8 +39,8 @@ namespace mistral::cpu {
     });
 }
 
-/// The interleaved elements of two rows: a0 b0 a1 b1 … a31 b31.
-[[nodiscard]] inline std::array<__m512i, 2> interleave(const bfloat16* a, const bfloat16* b) {
+/// Interleaves the elements of two rows: a0 b0 a1 b1 … a31 b31, as pairs[0] and pairs[1].
+inline void interleave(const bfloat16* a, const bfloat16* b, __m512i* pairs) {
     static constexpr auto order = [] {
         std::array<std::uint16_t, 64> indices{};
         for (std::uint16_t i = 0; i < 64; ++i) indices[i] = static_cast<std::uint16_t>(i / 2 + i % 2 * 32);
@@ -48,8 +48,8 @@ namespace mistral::cpu {
     }();
     const __m512i x = _mm512_loadu_si512(a);
     const __m512i y = _mm512_loadu_si512(b);
-    return {_mm512_permutex2var_epi16(x, _mm512_loadu_si512(order.data()), y),
-            _mm512_permutex2var_epi16(x, _mm512_loadu_si512(order.data() + 32), y)};
+    pairs[0] = _mm512_permutex2var_epi16(x, _mm512_loadu_si512(order.data()), y);
+    pairs[1] = _mm512_permutex2var_epi16(x, _mm512_loadu_si512(order.data() + 32), y);
 }
 
 }  // namespace mistral::cpu
