@@ -71,7 +71,7 @@ void fill(T* to, Index count) {
 template <class T>
 struct MatrixMaker {
     static mistral::HostMatrix<T> make(Index rows, Index cols) {
-        const auto memory = std::make_shared<AlignedBuffer<T>>(rows * cols);
+        const auto memory = std::make_shared<AlignedBuffer<T>>(rows * cols, mistral::Pages::huge);
         fill(memory->data(), memory->size());
         return {{memory->data(), rows, cols}, memory};
     }

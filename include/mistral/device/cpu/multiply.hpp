@@ -67,7 +67,11 @@ struct TileSize {
     static constexpr int tokens = many_registers ? 6 : 2;
 
     /// Weight rows beside so many tokens: the fewer tokens, the more rows, which are so many streams from memory.
-    static constexpr int rows(int tokens) { return tokens <= (many_registers ? 3 : 1) ? 8 : 4; }
+    static constexpr int rows(int tokens) {
+        if (many_registers && tokens == 4) return 6;
+        return tokens <= (many_registers ? 3 : 1) ? 8 : 4;
+    }
+    static constexpr int row_multiple = 24;  // holds whole tiles of any size
 };
 
 /// out(t, r) = or += the dot product of x's row t and the weights' row r, for r in first_row … last_row - 1.
@@ -102,8 +106,8 @@ class RowBlock {
         const Index large = tokens - (most - 1) * tiles;
         Index row = first_row;
         for (; row + rows <= last_row; row += rows) row_of_tiles<rows, most>(row, first_token, tiles, large);
-        for (; row < last_row; ++row)
-            for (Index token = 0; token < tokens; ++token) tile<1, 1>(row, first_token + token, nullptr, 0);
+        for (; row + 2 <= last_row; row += 2) row_of_tiles<2, most>(row, first_token, tiles, large);
+        if (row < last_row) row_of_tiles<1, most>(row, first_token, tiles, large);
     }
 
     /// `rows` rows with all tokens, of which the first `large` tiles have `most` and the others one fewer. The rows
@@ -141,21 +145,22 @@ class RowBlock {
                             last.data() + r * Lanes::step);
             dot.add(last.data(), Lanes::step, x + done, x_.stride());
         }
-        constexpr std::size_t together = std::min(rows, 4);
-        constexpr std::size_t times = static_cast<std::size_t>(rows) / together;
         unroll<tokens>([&](auto t) {
-            unroll<times>([&](auto r) {
-                std::array<Batch<A, Architecture>, together> vectors;
-                unroll<together>([&](auto i) { vectors[i] = dot.sums[r * together + i][t]; });
-                const auto first_row = row + static_cast<Index>(r * together);
-                write(LaneSums<A, Architecture>::of(vectors), &out_(token + static_cast<Index>(t), first_row));
-            });
+            constexpr std::size_t fours = rows / 4;
+            A* const to = &out_(token + static_cast<Index>(t), row);
+            unroll<fours>([&](auto i) { write<4 * i, 4>(dot, t, to); });
+            unroll<rows % 4>([&](auto i) { write<4 * fours + i, 1>(dot, t, to); });
         });
     }
 
-    template <std::size_t count>
-    void write(const std::array<A, count>& values, A* out) const {
-        for (std::size_t i = 0; i < count; ++i) out[i] = update_ == Update::add ? out[i] + values[i] : values[i];
+    /// The dot products of `count` rows from `first` on with the tile's token t.
+    template <std::size_t first, std::size_t count, class Tile>
+    void write(const Tile& dot, std::size_t t, A* out) const {
+        std::array<Batch<A, Architecture>, count> vectors;
+        unroll<count>([&](auto i) { vectors[i] = dot.sums[first + i][t]; });
+        const auto values = LaneSums<A, Architecture>::of(vectors);
+        for (std::size_t i = 0; i < count; ++i)
+            out[first + i] = update_ == Update::add ? out[first + i] + values[i] : values[i];
     }
 
     MatrixView<const S> weights_;
@@ -205,7 +210,7 @@ void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x, MatrixView<co
 
     using Size = TileSize<Architecture>;
     const TaskSize task(x.rows(), packed.cols() * static_cast<Index>(sizeof(Packed)), Size::tokens, weights.rows(),
-                        weights.stride() * static_cast<Index>(sizeof(S)), Size::rows(1));
+                        weights.stride() * static_cast<Index>(sizeof(S)), Size::row_multiple);
     const RowBlock<S, Architecture> block(weights, packed, out, update);
     pool.for_each(task.row_tasks * task.token_tasks, [&](Index, Index i) noexcept {
         const Index row = i / task.token_tasks * task.rows;
