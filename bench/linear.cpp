@@ -35,8 +35,8 @@ std::vector<Cpu::Matrix<S>> copies(const Map& map) {
 }
 
 template <Scalar S>
-void run(benchmark::State& state, const Map& map, Index tokens, ChunkPrecision precision) {
-    const Cpu device({.threads = machine().threads, .chunk_precision = precision});
+void run(benchmark::State& state, const Map& map, Index tokens, ActivationPrecision precision) {
+    const Cpu device({.threads = machine().threads, .activation_precision = precision});
     const auto& weights =
         shared(std::string(mistral::ScalarTraits<S>::name).append(map.name), [&] { return copies<S>(map); });
     Cpu::Workspace workspace;
@@ -51,7 +51,7 @@ void run(benchmark::State& state, const Map& map, Index tokens, ChunkPrecision p
 }
 
 template <Scalar S>
-void add(const Map& map, Index tokens, ChunkPrecision precision, const char* suffix) {
+void add(const Map& map, Index tokens, ActivationPrecision precision, const char* suffix) {
     const auto name =
         mistral::concat("linear/", mistral::ScalarTraits<S>::name, '/', map.name, "/tokens:", tokens, suffix);
     add_row(name, [=](benchmark::State& state) { run<S>(state, map, tokens, precision); });
@@ -60,9 +60,8 @@ void add(const Map& map, Index tokens, ChunkPrecision precision, const char* suf
 template <Scalar S>
 void add(const Map& map) {
     for (const Index tokens : token_counts) {
-        if constexpr (mistral::QuantizedScalar<S>)
-            if (tokens > mistral::always_precise_tokens) add<S>(map, tokens, ChunkPrecision::fast, "/fast");
-        add<S>(map, tokens, ChunkPrecision::precise, "");
+        if constexpr (mistral::QuantizedScalar<S>) add<S>(map, tokens, ActivationPrecision::fast, "/fast");
+        add<S>(map, tokens, ActivationPrecision::precise, "");
     }
 }
 

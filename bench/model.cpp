@@ -20,16 +20,17 @@ using mistral::no_window;
 using mistral::Scalar;
 
 constexpr Index window = 4096;
+constexpr int pairs = 9;  // of passes to compare
 
 /// A model and a sequence on it that is put wherever a row wants it. Models of as many layers share their weights while
 /// rows of their format follow each other.
 template <Scalar S>
 class Sequence {
   public:
-    Sequence(const Config& config, Index context, ChunkPrecision precision)
+    Sequence(const Config& config, Index context, ActivationPrecision precision)
         : weights_(shared(concat("model/", mistral::ScalarTraits<S>::name, '/', config.layers),
                           [&] { return synthetic_weights<S>(config); })),
-          model_(Cpu({.threads = machine().threads, .chunk_precision = precision}), config, weights_),
+          model_(Cpu({.threads = machine().threads, .activation_precision = precision}), config, weights_),
           state_(full_state(model_.device(), config, context)),
           precision_(precision) {}
 
@@ -70,7 +71,7 @@ class Sequence {
     const mistral::ModelWeights<S, Cpu>& weights_;
     mistral::MistralModel<S> model_;
     State state_;
-    ChunkPrecision precision_;
+    ActivationPrecision precision_;
     std::vector<float> logits_;
 };
 
@@ -84,7 +85,7 @@ struct Pass {
 };
 
 template <Scalar S>
-void run(benchmark::State& state, Pass pass, Index size, Index context, ChunkPrecision precision) {
+void run(benchmark::State& state, Pass pass, Index size, Index context, ActivationPrecision precision) {
     Sequence<S> sequence(mistral_7b(32, size), context, precision);
     sequence.forward(0, 1, 1);  // not timed: brings threads and scratch memory to life
     measure(state, sequence.work(pass.position, pass.tokens, pass.logits()), pass.tokens,
@@ -94,8 +95,9 @@ void run(benchmark::State& state, Pass pass, Index size, Index context, ChunkPre
 /// The same, with another pass in turn, so that whatever disturbs the machine meets both. The counter `name` tells how
 /// many times the other's time the row took: the ratio of medians.
 template <Scalar S>
-void compare(benchmark::State& state, Pass pass, Pass other, const char* name) {
-    Sequence<S> sequence(mistral_7b(), no_window, ChunkPrecision::precise);
+void compare(benchmark::State& state, Pass pass, Pass other, const char* name,
+             ActivationPrecision precision = ActivationPrecision::precise) {
+    Sequence<S> sequence(mistral_7b(), no_window, precision);
     std::vector<double> seconds, seconds_of_other;
     const auto time = [&](Pass p) {
         const Stopwatch stopwatch;
@@ -120,7 +122,7 @@ void compare(benchmark::State& state, Pass pass, Pass other, const char* name) {
 }
 
 template <Scalar S>
-void add_prompt(const char* suffix, ChunkPrecision precision) {
+void add_prompt(const char* suffix, ActivationPrecision precision) {
     constexpr Index tokens = 512;
     add_row(concat("model/", mistral::ScalarTraits<S>::name, "/prefill/tokens:", tokens, suffix),
             [=](benchmark::State& state) {
@@ -135,32 +137,40 @@ void add_decode(Index position, Index size, Index context) {
     add_row(concat("model/", mistral::ScalarTraits<S>::name, "/decode/position:", position,
                    "/window:", size == no_window ? 0 : size),
             [=](benchmark::State& state) {
-                run<S>(state, {position, 1}, size, context, ChunkPrecision::precise);
+                run<S>(state, {position, 1}, size, context, ActivationPrecision::precise);
             })
         ->Iterations(steps);
 }
 
 template <Scalar S>
+void add_step(const char* suffix, ActivationPrecision precision) {
+    add_row(concat("model/", mistral::ScalarTraits<S>::name, "/step/tokens:8", suffix), [=](benchmark::State& state) {
+        compare<S>(state, {0, 8}, {0, 1}, "over_one_token", precision);
+    })->Iterations(pairs);
+}
+
+template <Scalar S>
 void add_model() {
-    constexpr int pairs = 9;
     const auto name = concat("model/", mistral::ScalarTraits<S>::name);
     add_decode<S>(0, window, no_window);
     add_decode<S>(window, window, no_window);
     add_row(concat(name, "/decode/position:100000/window:", window), [](benchmark::State& state) {
         compare<S>(state, {100'000, 1}, {5'000, 1}, "over_position_5000");
     })->Iterations(pairs);
-    add_row(concat(name, "/step/tokens:8"), [](benchmark::State& state) {
-        compare<S>(state, {0, 8}, {0, 1}, "over_one_token");
-    })->Iterations(pairs);
-    if constexpr (mistral::QuantizedScalar<S>) add_prompt<S>("/fast", ChunkPrecision::fast);
-    add_prompt<S>("", ChunkPrecision::precise);
+    if constexpr (mistral::QuantizedScalar<S>) {
+        add_step<S>("/fast", ActivationPrecision::fast);
+        add_prompt<S>("/fast", ActivationPrecision::fast);
+    }
+    add_step<S>("", ActivationPrecision::precise);
+    add_prompt<S>("", ActivationPrecision::precise);
 }
 
 /// A whole text through one of the 32 layers, which are alike: all of them would take minutes.
 void add_long_prompt(Index tokens, Index size) {
     add_row(concat("layer/bfloat16/prefill/tokens:", tokens, "/window:", size == no_window ? 0 : size),
             [=](benchmark::State& state) {
-                Sequence<bfloat16> sequence(mistral_7b(1, size), std::max(tokens, window), ChunkPrecision::precise);
+                Sequence<bfloat16> sequence(mistral_7b(1, size), std::max(tokens, window),
+                                            ActivationPrecision::precise);
                 sequence.prefill(512);  // not timed
                 measure(state, sequence.work(0, tokens, 0), tokens, [&] { sequence.prefill(tokens); });
             })

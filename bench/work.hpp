@@ -14,7 +14,7 @@
 /// How much a row has to do whatever the code, and what part of the machine's limit it reaches.
 namespace bench {
 
-using mistral::ChunkPrecision;
+using mistral::ActivationPrecision;
 
 /// Bytes to read from memory, and operations by the instruction that they are meant for.
 struct Work {
@@ -92,12 +92,11 @@ template <mistral::QuantizedScalar Q>
 
 /// Reads all weights and multiplies them with each token. Activations in 15 bits are two operands of 8.
 template <class S>
-[[nodiscard]] Work linear_work(const mistral::Cpu::Matrix<S>& weights, Index tokens, ChunkPrecision precision) {
+[[nodiscard]] Work linear_work(const mistral::Cpu::Matrix<S>& weights, Index tokens, ActivationPrecision precision) {
     Work work{.bytes = bytes_of(weights)};
     const double operations = 2 * static_cast<double>(weights.rows() * weights.cols() * tokens);
     if constexpr (mistral::QuantizedScalar<S>) {
-        const bool one_operand = tokens > mistral::always_precise_tokens && precision == ChunkPrecision::fast;
-        work.int8 = one_operand ? operations : 2 * operations;
+        work.int8 = precision == ActivationPrecision::fast ? operations : 2 * operations;
     } else if constexpr (std::same_as<S, mistral::bfloat16>) {
         work.bfloat16 = operations;
     } else {

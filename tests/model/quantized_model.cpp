@@ -163,7 +163,7 @@ TEST_CASE("quantised weights cost the bundled model no more than Q8_0 and Q4_0, 
 }
 
 TEST_CASE_TEMPLATE("loading quantises, and 15 bits of activations cost next to nothing beside that", Q, Q8, Q4) {
-    const Cpu device(CpuOptions{.threads = 2, .chunk_precision = ChunkPrecision::precise});
+    const Cpu device(CpuOptions{.threads = 2, .activation_precision = ActivationPrecision::precise});
     const auto weights = log_probabilities(rounded(device, round_to<Q>), 512);
     const auto model = MistralModel<Q>::load(directory, device);
     const auto found = log_probabilities(model, 512);
@@ -177,16 +177,21 @@ TEST_CASE_TEMPLATE("loading quantises, and 15 bits of activations cost next to n
 TEST_CASE("8 bits of activations for prompts cost less than twice what Q4 does alone, which Q8 is too good for") {
     const Cpu exact_device(2);
     const auto exact = log_probabilities(rounded(exact_device, [](auto&) {}), 512);
-    const auto divergence = [&]<class Q>(Q*, ChunkPrecision precision) {
-        const Cpu device(CpuOptions{.threads = 2, .chunk_precision = precision});
+    const auto divergence = [&]<class Q>(Q*, ActivationPrecision precision) {
+        const Cpu device(CpuOptions{.threads = 2, .activation_precision = precision});
         return Divergence(exact, log_probabilities(MistralModel<Q>::load(directory, device), 512)).mean;
     };
     constexpr Q4* q4 = nullptr;
     constexpr Q8* q8 = nullptr;
     // Measured: Q4 7.3e-3 and 7.4e-3; Q8 3.3e-5 and 1.5e-4.
-    CHECK(divergence(q4, ChunkPrecision::balanced) == divergence(q4, ChunkPrecision::fast));
-    CHECK(divergence(q4, ChunkPrecision::balanced) < 1.1 * divergence(q4, ChunkPrecision::precise));
-    CHECK(divergence(q8, ChunkPrecision::balanced) == divergence(q8, ChunkPrecision::precise));
-    CHECK(divergence(q8, ChunkPrecision::fast) > 2 * divergence(q8, ChunkPrecision::precise));
-    CHECK(divergence(q8, ChunkPrecision::fast) < 4e-4);
+    CHECK(divergence(q4, ActivationPrecision::balanced) == divergence(q4, ActivationPrecision::fast));
+    CHECK(divergence(q4, ActivationPrecision::balanced) < 1.1 * divergence(q4, ActivationPrecision::precise));
+    CHECK(divergence(q8, ActivationPrecision::balanced) == divergence(q8, ActivationPrecision::precise));
+    CHECK(divergence(q8, ActivationPrecision::fast) > 2 * divergence(q8, ActivationPrecision::precise));
+    CHECK(divergence(q8, ActivationPrecision::fast) < 4e-4);
+
+    const Cpu fast(CpuOptions{.threads = 2, .activation_precision = ActivationPrecision::fast});
+    const auto model = MistralModel<Q8>::load(directory, fast);
+    const auto whole = log_probabilities(model, 512);
+    for (const Index chunk : {1, 7}) CHECK(log_probabilities(model, chunk) == whole);
 }

@@ -19,15 +19,16 @@
 
 namespace mistral {
 
-/// How activations meet quantised weights in chunks of more than 32 tokens, such as prompts: in 15 bits as elsewhere,
-/// or in 8, which is twice as fast. No other weights mind.
-enum class ChunkPrecision {
+/// How activations meet quantised weights: in 15 bits, or in 8, which is twice as fast where arithmetic bounds. No
+/// other weights mind.
+enum class ActivationPrecision {
     precise,   ///< 15 bits: a token gives the same bits in any chunk
-    balanced,  ///< 8 bits for Q4, whose weights are rounded more coarsely by far; 15 for Q8
-    fast,      ///< 8 bits
+    balanced,  ///< 8 bits in chunks of more than 32 tokens, such as prompts, for Q4, whose weights are rounded more
+               ///< coarsely by far; 15 otherwise
+    fast,      ///< 8 bits: a token gives the same bits in any chunk
 };
 
-/// Chunks of so many tokens are precise in any case: the longest draft is among them.
+/// Balanced chunks of so many tokens are precise: the longest draft is among them.
 inline constexpr Index always_precise_tokens = 32;
 
 struct CpuOptions {
@@ -36,7 +37,7 @@ struct CpuOptions {
     /// Runs the loops instead of threads of the device's own, as `threads` tasks each. It must outlive the device, and
     /// serves as many callers at the same time as there are threads with sessions.
     Executor executor = nullptr;
-    ChunkPrecision chunk_precision = ChunkPrecision::balanced;
+    ActivationPrecision activation_precision = ActivationPrecision::balanced;
 };
 
 /// How the processor keeps a matrix: quantised ones in an order of its own, others where they are.
@@ -66,7 +67,7 @@ class BasicCpu {
     /// Computes on `threads` threads, the caller's included; 0 means one per core. Throws Error for a nonsense number.
     explicit BasicCpu(Index threads = 0) : BasicCpu(CpuOptions{.threads = threads}) {}
     explicit BasicCpu(const CpuOptions& options)
-        : pool_(make_pool(options)), chunk_precision_(options.chunk_precision) {}
+        : pool_(make_pool(options)), activation_precision_(options.activation_precision) {}
 
     [[nodiscard]] Index threads() const { return pool_->threads(); }
 
@@ -108,9 +109,9 @@ class BasicCpu {
     void multiply(MatrixView<const float> x, const PackedMatrix<Q>& weights, MatrixView<float> out, Update update,
                   Workspace& workspace) const {
         assert(weights.cols() == x.cols() && out.rows() == x.rows() && out.cols() == weights.rows());
-        const bool short_activations = chunk_precision_ == ChunkPrecision::fast ||
-                                       (chunk_precision_ == ChunkPrecision::balanced && std::same_as<Q, Q4>);
-        if (x.rows() > always_precise_tokens && short_activations)
+        const bool is_coarse = std::same_as<Q, Q4> && x.rows() > always_precise_tokens;
+        if (activation_precision_ == ActivationPrecision::fast ||
+            (activation_precision_ == ActivationPrecision::balanced && is_coarse))
             cpu::multiply<Architecture, 1>(*pool_, x, weights, out, update, workspace);
         else
             cpu::multiply<Architecture, 2>(*pool_, x, weights, out, update, workspace);
@@ -186,7 +187,7 @@ class BasicCpu {
     }
 
     std::shared_ptr<ThreadPool> pool_;
-    ChunkPrecision chunk_precision_;
+    ActivationPrecision activation_precision_;
 };
 
 /// The processor with the instruction set that the translation unit is compiled for.

@@ -85,36 +85,50 @@ class PanelBlock {
     PanelBlock(const PackedMatrix<Q>& weights, MatrixView<const Group> x, MatrixView<float> out, Update update)
         : weights_(weights), x_(x), out_(out), update_(update) {}
 
+    /// The tokens in as few tiles as hold them, all about equally large.
     void run(Index panel, Index first_token, Index last_token) const {
-        tiles<most_tokens>(panel, first_token, last_token);
+        constexpr Index most = Lanes::tokens(planes);
+        const Index tokens = last_token - first_token;
+        tiles_of<static_cast<int>(most)>(panel, first_token, tokens, (tokens + most - 1) / most);
     }
 
   private:
     using Matrix = PackedMatrix<Q>;
     using Lanes = QuadLanes<Architecture>;
-    static constexpr int most_tokens = Lanes::tokens(planes);
 
-    template <int tokens>
-    void tiles(Index panel, Index token, Index last_token) const {
-        for (; token + tokens <= last_token; token += tokens) tile<tokens>(panel, token);
-        if constexpr (tokens > 1)
-            if (token < last_token) tiles<tokens - 1>(panel, token, last_token);
+    /// Tiles of `most` tokens or one fewer, of the largest `most` that leaves none of them empty. Each fetches a part
+    /// of the panel that follows; alone, what is a little ahead of it.
+    template <int most>
+    void tiles_of(Index panel, Index token, Index tokens, Index tiles) const {
+        if constexpr (most > 1)
+            if (tokens <= (most - 1) * tiles) return tiles_of<most - 1>(panel, token, tokens, tiles);
+        const Index large = tokens - (most - 1) * tiles;
+        constexpr Index lines = Matrix::group_bytes / cache_line;
+        constexpr Index groups_ahead = 4;
+        const Index lines_ahead = tiles > 1 || std::same_as<Q, Q4> ? (lines + tiles - 1) / tiles : 0;
+        const std::byte* ahead =
+            weights_.panel(panel) + (tiles == 1 ? groups_ahead * Matrix::group_bytes : weights_.panel_bytes());
+        for (Index i = 0; i < tiles; ++i, ahead += weights_.panel_bytes() / tiles)
+            if (i < large) {
+                tile<most>(panel, token, ahead, lines_ahead);
+                token += most;
+            } else if constexpr (most > 1) {
+                tile<most - 1>(panel, token, ahead, lines_ahead);
+                token += most - 1;
+            }
     }
 
     /// Flattened, so that at any level of optimisation the sums are registers.
     template <int tokens>
-    [[gnu::flatten]] void tile(Index panel, Index token) const {
-        constexpr Index groups_ahead = 4;
+    [[gnu::flatten]] void tile(Index panel, Index token, const std::byte* ahead, Index lines_ahead) const {
         constexpr Index pair_bytes = Matrix::code_bytes / (group_size / (2 * Matrix::quad));
         typename Lanes::Floats sums[tokens][Lanes::vectors];
         unroll<tokens * Lanes::vectors>([&](auto i) { sums[i / Lanes::vectors][i % Lanes::vectors] = Lanes::zero(); });
         const Group* x = x_.row(token);
         const std::byte* group = weights_.panel(panel);
         for (Index g = 0; g < weights_.groups(); ++g, group += Matrix::group_bytes, ++x) {
-            // One token is all memory: the hardware sees what comes next, and prefetching only takes its time.
             if constexpr (tokens > 1)
-                for (Index i = 0; i < Matrix::group_bytes; i += cache_line)
-                    prefetch(group + groups_ahead * Matrix::group_bytes + i);
+                for (Index i = 0; i < lines_ahead; ++i, ahead += cache_line) prefetch(ahead);
             typename Lanes::Integers products[tokens][planes][Lanes::vectors];
             unroll<tokens * planes>([&](auto i) {
                 constexpr std::size_t t = i / planes, p = i % planes;
