@@ -84,12 +84,10 @@ void quantize(benchmark::State& state) {
     constexpr Index cols = 4096;
     const Cpu device(machine().threads);
     const auto weights = synthetic_matrix<bfloat16>(rows, cols);
-    const Stopwatch stopwatch;
-    for (auto _ : state)
+    const double seconds = measure(state, {.bytes = bytes_of(weights)}, 0, [&] {
         benchmark::DoNotOptimize(device.quantize<Q>(
             rows, cols, [&](Index row, float* to) { std::copy_n(weights.view.row(row), cols, to); }));
-    const double seconds = stopwatch.seconds() / static_cast<double>(state.iterations());
-    report(state, {.bytes = bytes_of(weights)}, 0, seconds);
+    });
     state.counters["weights/s"] = static_cast<double>(rows * cols) / seconds;
 }
 

@@ -2,8 +2,9 @@
 //
 //     mistral_bench [--threads=N] [--benchmark_filter=REGEX] [--benchmark_out=OUTPUT.json]
 //
-// Every row tells in `of_limit` what part of the machine's limit it reaches, and in its label which limit that is; the
-// limits themselves, probed before the first row, head the output.
+// Every row tells in `of_limit` what part of the machine's limit it reaches, and in its label which limit that is. The
+// limits, probed before the first row, head the output; the bandwidth of memory, which others may share, is probed once
+// more beside every row that it bounds, and told in `read_GB/s`.
 
 #include "suite.hpp"
 
@@ -46,6 +47,7 @@ int main(int argc, char** argv) {
         benchmark::Initialize(&argc, argv);
         if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
         machine.limits = bench::probe(machine.threads);
+        machine.read_probe.emplace(machine.threads);
         benchmark::AddCustomContext("threads", mistral::concat(machine.threads));
         add_limit("read GB/s", machine.limits.read_bandwidth);
         add_limit("float32 GFLOP/s", machine.limits.float32);

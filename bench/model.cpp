@@ -98,16 +98,13 @@ template <Scalar S>
 void compare(benchmark::State& state, Pass pass, Pass other, const char* name,
              ActivationPrecision precision = ActivationPrecision::precise) {
     Sequence<S> sequence(mistral_7b(), no_window, precision);
+    const Work work = sequence.work(pass.position, pass.tokens, pass.logits());
+    Surroundings surroundings(work);
     std::vector<double> seconds, seconds_of_other;
     const auto time = [&](Pass p) {
         const Stopwatch stopwatch;
         sequence.forward(p.position, p.tokens, p.logits());
         return stopwatch.seconds();
-    };
-    const auto median = [](std::vector<double>& values) {
-        const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-        std::nth_element(values.begin(), middle, values.end());
-        return *middle;
     };
     time(pass);
     for (auto _ : state) {
@@ -115,9 +112,10 @@ void compare(benchmark::State& state, Pass pass, Pass other, const char* name,
         state.PauseTiming();
         seconds_of_other.push_back(time(other));
         state.ResumeTiming();
+        surroundings.sample(state);
     }
     const double typical = median(seconds);
-    report(state, sequence.work(pass.position, pass.tokens, pass.logits()), pass.tokens, typical);
+    surroundings.report(state, work, pass.tokens, typical);
     state.counters[name] = typical / median(seconds_of_other);
 }
 

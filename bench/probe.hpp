@@ -71,15 +71,15 @@ class HugePages {
 
 /// Bytes per second that the threads read from a buffer far larger than caches. Each reads several streams at once, as
 /// products with several rows do: one alone leaves bandwidth unused.
-inline double read_bandwidth(mistral::ThreadPool& pool) {
-    using Vector = xsimd::batch<std::uint64_t>;
-    constexpr Index streams = 8;
-    constexpr Index stream_bytes = 64 * 1024;
-    constexpr Index blocks = 2048;  // 1 GiB
-    const HugePages memory(blocks * streams * stream_bytes);
-    const double seconds = fastest([&] {
-        pool.for_each(blocks, [&](Index, Index block) noexcept {
-            const std::byte* data = memory.data() + block * streams * stream_bytes;
+class ReadProbe {
+  public:
+    explicit ReadProbe(Index threads) : pool_(threads), memory_(blocks * streams * stream_bytes) {}
+
+    /// Of one pass, which takes about ten milliseconds.
+    [[nodiscard]] double sample() {
+        const auto start = std::chrono::steady_clock::now();
+        pool_.for_each(blocks, [&](Index, Index block) noexcept {
+            const std::byte* data = memory_.data() + block * streams * stream_bytes;
             Vector sums[streams];
             for (Vector& sum : sums) sum = Vector(std::uint64_t{0});
             for (Index i = 0; i < stream_bytes; i += static_cast<Index>(sizeof(Vector)))
@@ -88,9 +88,20 @@ inline double read_bandwidth(mistral::ThreadPool& pool) {
                               Vector::load_aligned(reinterpret_cast<const std::uint64_t*>(data + s * stream_bytes + i));
             benchmark::DoNotOptimize(sums);
         });
-    });
-    return static_cast<double>(blocks * streams * stream_bytes) / seconds;
-}
+        const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+        return static_cast<double>(blocks * streams * stream_bytes) / time.count();
+    }
+
+  private:
+    using Vector = xsimd::batch<std::uint64_t>;
+
+    static constexpr Index streams = 8;
+    static constexpr Index stream_bytes = 64 * 1024;
+    static constexpr Index blocks = 1024;  // 512 MiB
+
+    mistral::ThreadPool pool_;
+    HugePages memory_;
+};
 
 /// Operations per second of `step`, one instruction that adds `operations` to a vector, in so many independent sums
 /// that no instruction waits for the one before.
@@ -115,7 +126,10 @@ double peak(mistral::ThreadPool& pool, Index operations, Vector zero, Step step)
 [[nodiscard]] inline Limits probe(Index threads) {
     mistral::ThreadPool pool(threads);
     Limits limits;
-    limits.read_bandwidth = read_bandwidth(pool);
+    {
+        ReadProbe reading(threads);
+        for (int pass = 0; pass < 30; ++pass) limits.read_bandwidth = std::max(limits.read_bandwidth, reading.sample());
+    }
     using Floats = xsimd::batch<float>;
     float one = 1;
     benchmark::DoNotOptimize(one);

@@ -5,6 +5,7 @@
 #include <benchmark/benchmark.h>
 
 #include <any>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -21,6 +22,7 @@ void add_loading();
 struct Machine {
     Index threads = 0;
     Limits limits;
+    std::optional<ReadProbe> read_probe;
 };
 [[nodiscard]] inline Machine& machine() {
     static Machine machine;

@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <chrono>
 #include <concepts>
+#include <cstddef>
+#include <vector>
 
 /// How much a row has to do whatever the code, and what part of the machine's limit it reaches.
 namespace bench {
@@ -36,8 +38,9 @@ struct Work {
 struct Bound {
     double seconds = 0;
     const char* limit = "";
+    bool is_reading = false;
 };
-[[nodiscard]] inline Bound bound(const Work& work) {
+[[nodiscard]] inline Bound bound(const Work& work, double read_bandwidth) {
     const Limits& limits = machine().limits;
     const Bound parts[]{{work.float32 / limits.float32, "float32 peak"},
                         {work.bfloat16 / limits.bfloat16, "bfloat16 peak"},
@@ -49,7 +52,7 @@ struct Bound {
         if (part.seconds > largest) arithmetic.limit = part.limit;
         largest = std::max(largest, part.seconds);
     }
-    const Bound reading{work.bytes / limits.read_bandwidth, "read bandwidth"};
+    const Bound reading{work.bytes / read_bandwidth, "read bandwidth", true};
     return reading.seconds >= arithmetic.seconds ? reading : arithmetic;
 }
 
@@ -64,21 +67,59 @@ class Stopwatch {
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-/// Tells what part of its limit an iteration of so many seconds reaches, which limit that is, and the tokens per second
-/// of rows that have any.
-inline void report(benchmark::State& state, const Work& work, Index tokens, double seconds) {
-    const Bound least = bound(work);
-    state.counters["of_limit"] = least.seconds / seconds;
-    if (tokens > 0) state.counters["tokens/s"] = static_cast<double>(tokens) / seconds;
-    state.SetLabel(least.limit);
+[[nodiscard]] inline double median(std::vector<double> values) {
+    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+    std::nth_element(values.begin(), middle, values.end());
+    return *middle;
 }
 
-/// Times `body`, which does `work` on so many tokens.
+/// The bandwidth of memory while a row runs, sampled between its iterations: others that share it make it now twice as
+/// large, now half. Rows that arithmetic bounds have no need of it.
+class Surroundings {
+  public:
+    explicit Surroundings(const Work& work) : watched_(bound(work, machine().limits.read_bandwidth).is_reading) {}
+
+    /// Takes a sample, where the last one is a while ago.
+    void sample(benchmark::State& state) {
+        constexpr double interval = 0.05;  // seconds
+        if (!watched_ || (!samples_.empty() && since_.seconds() < interval)) return;
+        state.PauseTiming();
+        samples_.push_back(machine().read_probe->sample());
+        state.ResumeTiming();
+        since_ = Stopwatch();
+    }
+
+    /// Tells what part of its limit an iteration of so many seconds reaches, which limit that is, and the tokens per
+    /// second of rows that have any.
+    void report(benchmark::State& state, const Work& work, Index tokens, double seconds) const {
+        const double read_bandwidth = samples_.empty() ? machine().limits.read_bandwidth : median(samples_);
+        const Bound least = bound(work, read_bandwidth);
+        state.counters["of_limit"] = least.seconds / seconds;
+        if (least.is_reading) state.counters["read_GB/s"] = read_bandwidth / 1e9;
+        if (tokens > 0) state.counters["tokens/s"] = static_cast<double>(tokens) / seconds;
+        state.SetLabel(least.limit);
+    }
+
+  private:
+    bool watched_;
+    std::vector<double> samples_;
+    Stopwatch since_;
+};
+
+/// Times `body`, which does `work` on so many tokens. Returns the seconds of an iteration.
 template <class Body>
-void measure(benchmark::State& state, const Work& work, Index tokens, Body body) {
-    const Stopwatch stopwatch;
-    for (auto _ : state) body();
-    report(state, work, tokens, stopwatch.seconds() / static_cast<double>(state.iterations()));
+double measure(benchmark::State& state, const Work& work, Index tokens, Body body) {
+    Surroundings surroundings(work);
+    double seconds = 0;
+    for (auto _ : state) {
+        const Stopwatch stopwatch;
+        body();
+        seconds += stopwatch.seconds();
+        surroundings.sample(state);
+    }
+    seconds /= static_cast<double>(state.iterations());
+    surroundings.report(state, work, tokens, seconds);
+    return seconds;
 }
 
 template <class T>

@@ -170,24 +170,29 @@ class RowBlock {
     Index steps_;
 };
 
-/// How a product is cut into tasks: as many tokens as stay in a core's L2 while rows pass, and so many rows that
-/// threads finish together; more of them where other tokens want the same rows, which then come from a shared cache.
+/// How a product is cut into tasks: as many tokens as stay in a core's L2 while rows pass; and rows in long stretches,
+/// which memory reads faster than short ones, but so few that threads finish together. Where several tasks of tokens
+/// want the same rows, these are so few that they come from a shared cache again.
 struct TaskSize {
     Index tokens;
     Index rows;
     Index token_tasks;
     Index row_tasks;
 
-    TaskSize(Index all_tokens, Index token_bytes, Index token_multiple, Index all_rows, Index row_bytes,
+    TaskSize(Index threads, Index all_tokens, Index token_bytes, Index token_multiple, Index all_rows, Index row_bytes,
              Index row_multiple) {
         constexpr Index token_bytes_per_task = 352 * 1024;
         constexpr Index row_bytes_per_task = 256 * 1024;
+        constexpr Index tasks_per_thread = 8;
         const auto fit = [](Index bytes, Index each, Index multiple) {
             return std::max(multiple, bytes / std::max<Index>(1, each) / multiple * multiple);
         };
         tokens = fit(token_bytes_per_task, token_bytes, token_multiple);
         token_tasks = (all_tokens + tokens - 1) / tokens;
-        rows = fit(row_bytes_per_task * std::min<Index>(token_tasks, 8), row_bytes, row_multiple);
+        const Index stretch = all_rows * row_bytes / (tasks_per_thread * threads);
+        rows = fit(token_tasks == 1 ? std::max(row_bytes_per_task, stretch)
+                                    : row_bytes_per_task * std::min<Index>(token_tasks, 8),
+                   row_bytes, row_multiple);
         row_tasks = (all_rows + rows - 1) / rows;
     }
 };
@@ -209,8 +214,8 @@ void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x, MatrixView<co
     });
 
     using Size = TileSize<Architecture>;
-    const TaskSize task(x.rows(), packed.cols() * static_cast<Index>(sizeof(Packed)), Size::tokens, weights.rows(),
-                        weights.stride() * static_cast<Index>(sizeof(S)), Size::row_multiple);
+    const TaskSize task(pool.threads(), x.rows(), packed.cols() * static_cast<Index>(sizeof(Packed)), Size::tokens,
+                        weights.rows(), weights.stride() * static_cast<Index>(sizeof(S)), Size::row_multiple);
     const RowBlock<S, Architecture> block(weights, packed, out, update);
     pool.for_each(task.row_tasks * task.token_tasks, [&](Index, Index i) noexcept {
         const Index row = i / task.token_tasks * task.rows;

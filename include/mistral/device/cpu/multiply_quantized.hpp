@@ -190,8 +190,8 @@ void multiply(ThreadPool& pool, MatrixView<const float> x, const PackedMatrix<Q>
     const auto tokens = frame.template matrix<Group>(x.rows(), weights.groups() + 1);
     pool.for_each(x.rows(), [&](Index, Index t) noexcept { quantize_row(x.row(t), x.cols(), tokens.row(t)); });
     constexpr Index token_multiple = 12;  // of the tokens of a tile
-    const TaskSize task(x.rows(), tokens.cols() * static_cast<Index>(sizeof(Group)), token_multiple, weights.panels(),
-                        weights.panel_bytes(), 1);
+    const TaskSize task(pool.threads(), x.rows(), tokens.cols() * static_cast<Index>(sizeof(Group)), token_multiple,
+                        weights.panels(), weights.panel_bytes(), 1);
     const PanelBlock<Q, Architecture, planes> block(weights, tokens, out, update);
     pool.for_each(task.row_tasks * task.token_tasks, [&](Index, Index i) noexcept {
         const Index token = i % task.token_tasks * task.tokens;
