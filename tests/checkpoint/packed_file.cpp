@@ -4,15 +4,9 @@
 #include <doctest/doctest.h>
 
 #include <chrono>
-#include <csignal>
 #include <string>
 #include <thread>
 #include <vector>
-
-#if !defined(_WIN32)
-#include <sys/resource.h>
-#include <unistd.h>
-#endif
 
 #include "files.hpp"
 
@@ -74,9 +68,8 @@ bool is_replaced(const Scratch& scratch) {
 
 /// The files beside the model: the packed one, and whatever should not have been left there.
 std::vector<std::string> names_in(const Scratch& scratch) {
-    std::vector<std::string> names;
-    for (const auto& entry : fs::directory_iterator(scratch.directory.path()))
-        if (entry.path() != scratch.model) names.push_back(entry.path().filename().string());
+    auto names = scratch.directory.names();
+    std::erase(names, "model");
     return names;
 }
 
@@ -279,13 +272,12 @@ TEST_CASE("a packed file that cannot be written is an error that names it, befor
     CHECK(message(below_file) == below_file.string() + " cannot be written: Not a directory");
     CHECK(tensors == 0);
 #if !defined(_WIN32)
-    if (::geteuid() == 0) {
-        MESSAGE("not run as root, who may write to any directory");
+    const files::ReadOnly read_only(scratch.directory.path());
+    if (!read_only) {
+        MESSAGE("not run: root cannot become somebody else here");
         return;
     }
-    fs::permissions(scratch.directory.path(), fs::perms::owner_read | fs::perms::owner_exec);
     CHECK(message(scratch.packed) == scratch.packed.string() + " cannot be written: Permission denied");
-    fs::permissions(scratch.directory.path(), fs::perms::owner_all);
     CHECK(tensors == 0);
 #endif
 }
@@ -296,15 +288,12 @@ TEST_CASE("a disk without room leaves the old packed file as it was, and nothing
     const Scratch scratch;
     static_cast<void>(scratch.load<Q8>());
     const auto before = files::read(scratch.packed);
-    const auto handler = std::signal(SIGXFSZ, SIG_IGN);
-    rlimit limit{};
-    REQUIRE(::getrlimit(RLIMIT_FSIZE, &limit) == 0);
-    const rlimit small{.rlim_cur = 20'000, .rlim_max = limit.rlim_max};
-    REQUIRE(::setrlimit(RLIMIT_FSIZE, &small) == 0);
-    const auto message = files::message_of([&] { return scratch.load<Q4>(); });
-    REQUIRE(::setrlimit(RLIMIT_FSIZE, &limit) == 0);
-    std::signal(SIGXFSZ, handler);
-    CHECK(message == scratch.packed.string() + " cannot be written: File too large");
+    std::string message;
+    {
+        const files::SizeLimit limit(20'000);
+        message = files::message_of([&] { return scratch.load<Q4>(); });
+    }
+    CHECK(message == scratch.packed.string() + " cannot be written: " + files::SizeLimit::message);
     CHECK((files::read(scratch.packed) == before));
     CHECK(names_in(scratch) == only_packed);
 }
