@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <fstream>
 #include <string>
@@ -190,6 +191,30 @@ TEST_CASE("the checkpoint's own window and theta are used where the caller says 
         CHECK(largest_difference(logits_of(load<double>(directory), golden.tokens), golden.logits) <= 5e-5);
         CHECK(load<float>(directory).config() == Checkpoint::open(directory).config());
     }
+}
+
+TEST_CASE("a file whose tensors lie at odd addresses is copied, and gives the same logits") {
+    const files::ScratchDirectory scratch;
+    write_with_theta(hugging_face, scratch / "model", 1e4);
+    const std::string aligned = files::read(hugging_face / "model.safetensors");
+    std::uint64_t length = 0;
+    std::memcpy(&length, aligned.data(), sizeof(length));
+    files::write(scratch / "model" / "model.safetensors",
+                 files::safetensors(aligned.substr(8, length) + ' ', aligned.substr(8 + length)));
+
+    const Checkpoint checkpoint = Checkpoint::open(scratch / "model");
+    for_each(weights_of<bfloat16>(checkpoint), [&](const std::string& name, const auto& matrix) {
+        CAPTURE(name);
+        CHECK(reinterpret_cast<std::uintptr_t>(checkpoint.tensor(name).bytes.data()) % 2 == 1);
+        CHECK(reinterpret_cast<std::uintptr_t>(matrix.view.data()) % alignof(bfloat16) == 0);
+    });
+    const auto check = [&]<class S>(S*) {
+        const auto tokens = goldens().front().tokens;
+        CHECK(logits_of(load<S>(scratch / "model"), tokens) == logits_of(load<S>(hugging_face), tokens));
+    };
+    check(static_cast<bfloat16*>(nullptr));
+    check(static_cast<float*>(nullptr));
+    check(static_cast<Q4*>(nullptr));
 }
 
 // The file holds bfloat16, which half holds, too: the differences are those of sums in another order, 4.8e-6 with
