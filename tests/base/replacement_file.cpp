@@ -47,7 +47,7 @@ void replace(const files::Path& path, const std::string& content) {
 }
 
 std::string refusal(const files::Path& path) {
-    return files::message_of([&] { ReplacementFile{path}; });
+    return message_of([&] { ReplacementFile{path}; });
 }
 
 }  // namespace
@@ -112,15 +112,15 @@ TEST_CASE("what cannot be written is an error that names the path") {
         const files::SizeLimit limit(5000);
         const auto too_large = reason(scratch / "file", std::errc::file_too_large);
         const std::string large(20'000, 'x');
-        CHECK(files::message_of([&] { replace(scratch / "file", large); }) == too_large);
-        CHECK(files::message_of([&] {
+        CHECK(message_of([&] { replace(scratch / "file", large); }) == too_large);
+        CHECK(message_of([&] {
                   ReplacementFile file(scratch / "file");
                   file.stream() << large.substr(0, 6000);  // too little for the stream to write at once
                   file.take_place();
               }) == too_large);
     }
     // The place is taken by a directory after the file was opened.
-    CHECK(files::contains(files::message_of([&] {
+    CHECK(files::contains(message_of([&] {
                               ReplacementFile file(scratch / "other");
                               std::filesystem::create_directory(scratch / "other");
                               file.take_place();
@@ -149,7 +149,7 @@ TEST_CASE("the bytes are on the disk before the path is theirs") {
     CHECK(files::read(scratch / "file") == "new");
 
     flush_error = EIO;
-    CHECK(files::message_of([&] { replace(scratch / "file", "lost"); }) ==
+    CHECK(message_of([&] { replace(scratch / "file", "lost"); }) ==
           (scratch / "file").string() + " cannot be written: " + std::make_error_code(std::errc::io_error).message());
     flush_error = 0;
     CHECK(files::read(scratch / "file") == "new");

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <mistral/base/error.hpp>
-
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
@@ -23,6 +21,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #endif
+
+#include <message_of.hpp>
 
 /// Files for tests, written and read without the library.
 namespace files {
@@ -181,17 +181,6 @@ inline std::vector<Tensor> read_safetensors(const Path& path) {
 
 inline std::span<const std::byte> bytes_of(const std::string& text) {
     return std::as_bytes(std::span(text));
-}
-
-/// The message of the mistral::Error that `call` throws; empty where it throws none. Other exceptions pass.
-template <class Call>
-std::string message_of(Call&& call) {
-    try {
-        static_cast<void>(call());
-        return {};
-    } catch (const mistral::Error& error) {
-        return error.what();
-    }
 }
 
 inline bool contains(const std::string& text, const std::string& part) {

@@ -235,14 +235,14 @@ TEST_CASE("the caller's windows replace the checkpoint's") {
     CHECK(windows({5}) == std::vector<Index>{5});
     CHECK(windows({no_window}) == std::vector<Index>{no_window});
     CHECK(windows({no_window, 4}) == std::vector<Index>{no_window, 4});
-    CHECK(files::message_of([&] { return windows({}); }) ==
+    CHECK(message_of([&] { return windows({}); }) ==
           "the windows to load a model with are an empty list, expected one at least");
-    CHECK(files::message_of([&] {
+    CHECK(message_of([&] {
               return windows({8, 0});
           }) == hugging_face.string() + ", layer 1: window is 0, expected a positive number");
-    CHECK(files::message_of([&] { return windows({Dynamic}); }) ==
+    CHECK(message_of([&] { return windows({Dynamic}); }) ==
           hugging_face.string() + ", layer 0: window is -1, expected a positive number");
-    CHECK(files::message_of([&] {
+    CHECK(message_of([&] {
               return windows({8, -2});
           }) == hugging_face.string() + ", layer 1: window is -2, expected a positive number");
 }
@@ -250,10 +250,10 @@ TEST_CASE("the caller's windows replace the checkpoint's") {
 TEST_CASE("a checkpoint that contradicts the type is refused by name and number, before its weights are read") {
     int tensors = 0;
     const LoadOptions options{.progress = [&](const LoadProgress&) { ++tensors; }};
-    CHECK(files::message_of([&] {
+    CHECK(message_of([&] {
               return MistralModel<float, Cpu, Shape{.head_dim = 64}>::load(hugging_face, device(), options);
           }) == hugging_face.string() + ", layer 0: head_dim is 16, but the type fixes it to 64");
-    CHECK(files::message_of([&] {
+    CHECK(message_of([&] {
               return MistralModel<float, Cpu, Shape{.window = 4096}>::load(hugging_face, device(), options);
           }) == hugging_face.string() + ", layer 0: window is 8, but the type fixes it to 4096");
     CHECK(tensors == 0);
@@ -321,8 +321,8 @@ TEST_CASE("a model lives on when its directory is gone") {
 
 TEST_CASE("errors in the checkpoint come out of load") {
     const files::ScratchDirectory scratch;
-    CHECK(files::contains(files::message_of([&] { return load<float>(scratch.path()); }), "holds no model"));
-    CHECK(files::message_of([&] { return MistralModel<float>::load(scratch / "missing"); }) != "");
+    CHECK(files::contains(message_of([&] { return load<float>(scratch.path()); }), "holds no model"));
+    CHECK(message_of([&] { return MistralModel<float>::load(scratch / "missing"); }) != "");
 }
 
 #if defined(__linux__)

@@ -111,7 +111,7 @@ TEST_CASE("the second loading reads none of the weights that the first has quant
     files::write(scratch.weights, poisoned);
     fs::last_write_time(scratch.weights, modified);
     CHECK(logits_of(scratch.load<Q4>()) == expected);
-    CHECK(files::contains(files::message_of([&] { return logits_without<Q4>(scratch); }), "beyond the range of q4"));
+    CHECK(files::contains(message_of([&] { return logits_without<Q4>(scratch); }), "beyond the range of q4"));
 }
 
 TEST_CASE("a mapped matrix lies in the file, at a multiple of 64 bytes, and outlives its name") {
@@ -236,23 +236,22 @@ TEST_CASE("what is no packed file is refused by name and stays as it is") {
     for (const std::string& other : {std::string("{\"a\": 1}"), std::string(100000, '\0'),
                                      std::string("mistral packed", 9) + "?", files::read(scratch.weights)}) {
         files::write(scratch.packed, other);
-        CHECK(files::message_of([&] { return scratch.load<Q4>(); }) ==
+        CHECK(message_of([&] { return scratch.load<Q4>(); }) ==
               scratch.packed.string() +
                   " is no file of packed weights and is not replaced by one: delete it, or give another path");
         CHECK((files::read(scratch.packed) == other));
     }
     fs::remove(scratch.packed);
     fs::create_directory(scratch.packed);
-    CHECK(files::message_of([&] { return scratch.load<Q4>(); }) == scratch.packed.string() + " is not a regular file");
-    CHECK(files::message_of([&] {
-              return MistralModel<Q4>::load(scratch.model, Cpu(1), {.packed_file = files::Path()});
-          }) == "\"\" is no path of a file of packed weights");
+    CHECK(message_of([&] { return scratch.load<Q4>(); }) == scratch.packed.string() + " is not a regular file");
+    CHECK(message_of([&] { return MistralModel<Q4>::load(scratch.model, Cpu(1), {.packed_file = files::Path()}); }) ==
+          "\"\" is no path of a file of packed weights");
     CHECK(names_in(scratch) == only_packed);
 }
 
 TEST_CASE("other scalars refuse a packed file") {
     const Scratch scratch;
-    CHECK(files::message_of([&] { return scratch.load<bfloat16>(); }) ==
+    CHECK(message_of([&] { return scratch.load<bfloat16>(); }) ==
           scratch.packed.string() + " cannot hold weights of the type bfloat16, expected q8 or q4");
     CHECK(names_in(scratch).empty());
 }
@@ -261,7 +260,7 @@ TEST_CASE("a packed file that cannot be written is an error that names it, befor
     const Scratch scratch;
     int tensors = 0;
     const auto message = [&](const files::Path& packed) {
-        return files::message_of([&] {
+        return message_of([&] {
             return MistralModel<Q4>::load(scratch.model, Cpu(1),
                                           {.progress = [&](const LoadProgress&) { ++tensors; }, .packed_file = packed});
         });
@@ -291,7 +290,7 @@ TEST_CASE("a disk without room leaves the old packed file as it was, and nothing
     std::string message;
     {
         const files::SizeLimit limit(20'000);
-        message = files::message_of([&] { return scratch.load<Q4>(); });
+        message = message_of([&] { return scratch.load<Q4>(); });
     }
     CHECK(message == scratch.packed.string() + " cannot be written: " + files::SizeLimit::message);
     CHECK((files::read(scratch.packed) == before));

@@ -39,13 +39,13 @@ TEST_CASE("the largest logits there are overflow nothing") {
 }
 
 TEST_CASE("logits that make no distribution are refused with the token that has them") {
-    CHECK(tiny::error_of([] {
+    CHECK(message_of([] {
               log_sum_exp_of({1, 2, tiny::nan});
           }) == "the model's logits: token 2 has nan, expected a number or -infinity");
-    CHECK(tiny::error_of([] {
+    CHECK(message_of([] {
               log_sum_exp_of({1, tiny::infinity, 3});
           }) == "the model's logits: token 1 has inf, expected a number or -infinity");
-    CHECK(tiny::error_of([] {
+    CHECK(message_of([] {
               log_sum_exp_of({-tiny::infinity, -tiny::infinity});
           }) == "the model's logits: all are -infinity, expected one that is not");
     CHECK_THROWS_AS(log_sum_exp_of({}), Error);

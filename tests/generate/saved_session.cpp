@@ -37,7 +37,7 @@ void restore(Session& session, const std::string& bytes) {
 
 template <class Session>
 std::string restore_error(Session& session, const std::string& bytes) {
-    return tiny::error_of([&] { restore(session, bytes); });
+    return message_of([&] { restore(session, bytes); });
 }
 
 const GenerateOptions sampled{
@@ -134,22 +134,21 @@ TEST_CASE("a session goes to a file and back") {
     CHECK(tiny::logits(other) == tiny::logits(session));
 
     std::ofstream(file, std::ios::binary | std::ios::app) << "x";
-    CHECK(tiny::error_of([&] { other.restore(file); }) ==
-          utf8(file) + ": the file goes on after the end of the session");
+    CHECK(message_of([&] { other.restore(file); }) == utf8(file) + ": the file goes on after the end of the session");
     CHECK(other.position() == 0);
 }
 
 TEST_CASE("files that cannot be read or written are named") {
     Session session(tiny::model());
-    CHECK(tiny::error_of([&] { session.restore(std::filesystem::path("/nowhere/session")); }) ==
+    CHECK(message_of([&] { session.restore(std::filesystem::path("/nowhere/session")); }) ==
           "/nowhere/session: cannot be opened for reading");
-    CHECK(tiny::error_of([&] { session.save(std::filesystem::path("/nowhere/session")); }) ==
+    CHECK(message_of([&] { session.save(std::filesystem::path("/nowhere/session")); }) ==
           "/nowhere/session cannot be written: No such file or directory");
     CHECK_THROWS_AS(session.restore(std::filesystem::temp_directory_path()), Error);
-    CHECK(tiny::error_of([&] { session.save(std::filesystem::temp_directory_path()); }) ==
+    CHECK(message_of([&] { session.save(std::filesystem::temp_directory_path()); }) ==
           utf8(std::filesystem::temp_directory_path()) + " is not a regular file");
     std::ofstream closed;
-    CHECK(tiny::error_of([&] { session.save(closed); }) == "the session could not be written");
+    CHECK(message_of([&] { session.save(closed); }) == "the session could not be written");
 }
 
 #if !defined(_WIN32)
@@ -164,7 +163,7 @@ TEST_CASE("a disk without room leaves the session that was saved before") {
     session.append(tiny::tokens(2));
     for (const rlim_t bytes : {0u, 1000u}) {
         const files::SizeLimit limit(bytes);
-        CHECK(files::contains(files::message_of([&] { session.save(file); }), file.string()));
+        CHECK(files::contains(message_of([&] { session.save(file); }), file.string()));
     }
     CHECK((files::read(file) == before));
     CHECK(directory.names() == std::vector<std::string>{"session"});
