@@ -17,7 +17,7 @@ TEST_CASE("a plain file is what its name says, however the directory is written"
     files::write(scratch / "model" / "file", "x");
     CHECK(file_in_directory(scratch / "model", "file") == scratch / "model" / "file");
     CHECK(file_in_directory(scratch / "model" / ".." / "model/", "file") == scratch / "model" / "file");
-    CHECK(files::contains(files::message_of([&] { return file_in_directory(scratch / "model", "other"); }),
+    CHECK(files::contains(message_of([&] { return file_in_directory(scratch / "model", "other"); }),
                           (scratch / "model" / "other").string() + " cannot be opened: "));
 }
 
@@ -31,7 +31,7 @@ TEST_CASE("a link may lead to a file inside the directory, and nowhere else") {
     fs::create_symlink("file", scratch / "model" / "inside");
     fs::create_symlink("../model_file", scratch / "model" / "outside");
     CHECK(file_in_directory(scratch / "model", "inside") == scratch / "model" / "file");
-    CHECK(files::message_of([&] { return file_in_directory(scratch / "model", "outside"); }) ==
+    CHECK(message_of([&] { return file_in_directory(scratch / "model", "outside"); }) ==
           (scratch / "model" / "outside").string() + " is a link to " + (scratch / "model_file").string() +
               ", expected a file in the directory: open the directory that holds the files, or copy them");
 }
@@ -45,7 +45,7 @@ TEST_CASE("in a cache of huggingface_hub a link may lead to the blobs beside the
         fs::create_symlink("../../blobs/0123abcd", scratch / parent / "revision" / "file");
     }
     CHECK(file_in_directory(scratch / "snapshots" / "revision", "file") == scratch / "blobs" / "0123abcd");
-    CHECK(files::contains(files::message_of([&] { return file_in_directory(scratch / "others" / "revision", "file"); }),
+    CHECK(files::contains(message_of([&] { return file_in_directory(scratch / "others" / "revision", "file"); }),
                           " is a link to "));
 }
 

@@ -72,9 +72,7 @@ TEST_CASE("a file that another is renamed over stays what it was") {
 
 TEST_CASE("what is missing or no regular file is refused by name") {
     const files::ScratchDirectory scratch;
-    const auto refusal = [](const files::Path& path) {
-        return files::message_of([&] { return MappedFile::open(path); });
-    };
+    const auto refusal = [](const files::Path& path) { return message_of([&] { return MappedFile::open(path); }); };
     const auto unopened = [](const files::Path& path, std::errc reason) {
         return path.string() + " cannot be opened: " + std::make_error_code(reason).message();
     };

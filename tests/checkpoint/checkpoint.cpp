@@ -30,7 +30,7 @@ void copy_into(const files::Path& from, const files::Path& to) {
 }
 
 std::string refusal(const files::Path& directory) {
-    return files::message_of([&] { return Checkpoint::open(directory); });
+    return message_of([&] { return Checkpoint::open(directory); });
 }
 
 /// A copy of the tiny Hugging Face model with its tensors changed.
@@ -100,7 +100,7 @@ TEST_CASE("every reference model opens") {
 
 TEST_CASE("a tensor that the model does not have cannot be asked for") {
     const Checkpoint checkpoint = Checkpoint::open(hugging_face);
-    CHECK(files::message_of([&] { return checkpoint.tensor("model.layers.2.mlp.up_proj.weight"); }) ==
+    CHECK(message_of([&] { return checkpoint.tensor("model.layers.2.mlp.up_proj.weight"); }) ==
           hugging_face.string() + " has no tensor \"model.layers.2.mlp.up_proj.weight\"");
 }
 

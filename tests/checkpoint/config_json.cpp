@@ -46,7 +46,7 @@ Config params_without(const std::string& key) {
 
 template <class Read>
 std::string refusal(Read&& read, const nlohmann::json& entries) {
-    return files::message_of([&] { return read(entries); });
+    return message_of([&] { return read(entries); });
 }
 
 using Windows = std::vector<Index>;
@@ -131,7 +131,7 @@ TEST_CASE("malformed configs have the verdicts of the manifest") {
     for (const auto& entry : files::manifest("config")) {
         CAPTURE(entry.dump());
         const std::string text = files::read(files::malformed / entry.at("file").get<std::string>());
-        const auto message = files::message_of([&] { return config_json(text); });
+        const auto message = message_of([&] { return config_json(text); });
         CHECK(message.empty() == (entry.at("verdict") == "accept"));
     }
 }
@@ -246,7 +246,7 @@ TEST_CASE("features that are not implemented are refused by name") {
     CHECK(refusal(with, {{"hidden_act", "gelu"}}) == "config.json: hidden_act is \"gelu\", expected \"silu\"");
     CHECK(refusal(with, {{"model_type", "mixtral"}}) ==
           "config.json: model_type is \"mixtral\", expected \"mistral\" or \"llama\"");
-    CHECK(files::message_of([] { return without("model_type"); }) == "config.json: model_type is missing");
+    CHECK(message_of([] { return without("model_type"); }) == "config.json: model_type is missing");
     CHECK(refusal(with, {{"dtype", "int8"}}) ==
           "config.json: dtype is \"int8\", expected float32, float16, bfloat16 or float64");
 }
@@ -340,7 +340,7 @@ TEST_CASE("params.json must give every size") {
     for (const char* key :
          {"dim", "n_layers", "head_dim", "hidden_dim", "n_heads", "n_kv_heads", "norm_eps", "vocab_size"}) {
         CAPTURE(key);
-        CHECK(files::message_of([&] { return params_without(key); }) == concat("params.json: ", key, " is missing"));
+        CHECK(message_of([&] { return params_without(key); }) == concat("params.json: ", key, " is missing"));
         CHECK(files::contains(refusal(params_with, {{key, 0}}), concat("params.json: ", key, " is 0")));
     }
     CHECK(params_with(nlohmann::json::object()).max_positions == 32768);
@@ -350,6 +350,6 @@ TEST_CASE("params.json must give every size") {
 }
 
 TEST_CASE("a config that is no object is refused") {
-    CHECK(files::message_of([] { return config_json("[]"); }) == "config.json is a list of 0, expected an object");
-    CHECK(files::message_of([] { return params_json("5"); }) == "params.json is 5, expected an object");
+    CHECK(message_of([] { return config_json("[]"); }) == "config.json is a list of 0, expected an object");
+    CHECK(message_of([] { return params_json("5"); }) == "params.json is 5, expected an object");
 }

@@ -185,7 +185,7 @@ TEST_CASE("infinities and numbers that are none stay what they are") {
 
 TEST_CASE("a finite number beyond the type is refused") {
     const auto refusal = [](auto to, auto value) {
-        return files::message_of([&] { return converted<decltype(to)>(std::vector<decltype(value)>{1, value}); });
+        return message_of([&] { return converted<decltype(to)>(std::vector<decltype(value)>{1, value}); });
     };
     CHECK(refusal(half(), 1e6F) == "f: t holds numbers beyond the range of half");
     CHECK(refusal(half(), -1e300) == "f: t holds numbers beyond the range of half");
@@ -226,9 +226,9 @@ TEST_CASE("a tensor longer than a block is converted to its end") {
 TEST_CASE("a tensor that is not of floating point, or of another size, is refused") {
     const std::string bytes(8, '\0');
     const TensorView tensor{DType::i8, {8}, files::bytes_of(bytes), nullptr, "f: t"};
-    CHECK(files::message_of([&] { return host_matrix<float>(tensor, 1, 8, {}); }) ==
+    CHECK(message_of([&] { return host_matrix<float>(tensor, 1, 8, {}); }) ==
           "f: t has the type I8, expected BF16, F16, F32 or F64");
-    CHECK(files::message_of([&] { return host_matrix<float>(tensor, 1, 9, {}); }) == "f: t has 8 elements, expected 9");
+    CHECK(message_of([&] { return host_matrix<float>(tensor, 1, 9, {}); }) == "f: t has 8 elements, expected 9");
 }
 
 TEST_CASE("a conversion under way stops when it is asked to") {

@@ -1,10 +1,11 @@
 #pragma once
 
-#include <mistral/base/error.hpp>
-
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+#include <csignal>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -14,6 +15,14 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+#if !defined(_WIN32)
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#endif
+
+#include <message_of.hpp>
 
 /// Files for tests, written and read without the library.
 namespace files {
@@ -43,9 +52,72 @@ class ScratchDirectory {
     [[nodiscard]] const Path& path() const { return path_; }
     [[nodiscard]] Path operator/(const Path& name) const { return path_ / name; }
 
+    /// What is directly in it, in the order of names.
+    [[nodiscard]] std::vector<std::string> names() const {
+        std::vector<std::string> names;
+        for (const auto& entry : std::filesystem::directory_iterator(path_))
+            names.push_back(entry.path().filename().string());
+        std::sort(names.begin(), names.end());
+        return names;
+    }
+
   private:
     Path path_;
 };
+
+#if !defined(_WIN32)
+
+/// While it lives, this process may read a directory of its own but not write to it: root, who may do all, is somebody
+/// else meanwhile. False where root cannot be.
+class ReadOnly {
+  public:
+    explicit ReadOnly(Path directory)
+        : directory_(std::move(directory)), user_(::geteuid()), works_(set(0555) && (user_ != 0 || become(nobody))) {}
+    ~ReadOnly() {
+        if (!become(user_) || !set(0700)) std::abort();
+    }
+    ReadOnly(const ReadOnly&) = delete;
+    ReadOnly& operator=(const ReadOnly&) = delete;
+
+    explicit operator bool() const { return works_; }
+
+  private:
+    static constexpr uid_t nobody = 65534;
+
+    [[nodiscard]] bool set(mode_t permissions) const { return ::chmod(directory_.c_str(), permissions) == 0; }
+    static bool become(uid_t user) { return ::seteuid(user) == 0; }
+
+    Path directory_;
+    uid_t user_;
+    bool works_;
+};
+
+/// While it lives, no file of this process grows beyond so many bytes: a disk without room.
+class SizeLimit {
+  public:
+    explicit SizeLimit(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+        if (::getrlimit(RLIMIT_FSIZE, &before_) != 0) std::abort();
+        set({.rlim_cur = bytes, .rlim_max = before_.rlim_max});
+    }
+    ~SizeLimit() {
+        set(before_);
+        std::signal(SIGXFSZ, handler_);
+    }
+    SizeLimit(const SizeLimit&) = delete;
+    SizeLimit& operator=(const SizeLimit&) = delete;
+
+    static constexpr const char* message = "File too large";
+
+  private:
+    static void set(const rlimit& limit) {
+        if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) std::abort();
+    }
+
+    void (*handler_)(int);
+    rlimit before_{};
+};
+
+#endif
 
 inline std::string read(const Path& path) {
     std::ifstream in(path, std::ios::binary);
@@ -109,17 +181,6 @@ inline std::vector<Tensor> read_safetensors(const Path& path) {
 
 inline std::span<const std::byte> bytes_of(const std::string& text) {
     return std::as_bytes(std::span(text));
-}
-
-/// The message of the mistral::Error that `call` throws; empty where it throws none. Other exceptions pass.
-template <class Call>
-std::string message_of(Call&& call) {
-    try {
-        static_cast<void>(call());
-        return {};
-    } catch (const mistral::Error& error) {
-        return error.what();
-    }
 }
 
 inline bool contains(const std::string& text, const std::string& part) {

@@ -13,7 +13,7 @@ using namespace mistral;
 namespace {
 
 std::string refusal(const std::string& text) {
-    return files::message_of([&] { return Json::parse(text, "f.json"); });
+    return message_of([&] { return Json::parse(text, "f.json"); });
 }
 
 std::string repeated(const std::string& text, int times) {
@@ -59,7 +59,7 @@ TEST_CASE("a wrong value is refused with file, key, found and expected") {
         R"({"a": {"b": [7, "x"]}, "u": 9223372036854775808, "v": 18446744073709551615, "e": 1e2, "f": 0.5, "n": null,
                                       "long": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"})",
         "dir/f.json");
-    const auto message = [](auto&& call) { return files::message_of(call); };
+    const auto message = [](auto&& call) { return message_of(call); };
     const auto list = root.at("a").at("b").elements(2);
     CHECK(message([&] { return list[0].integer(0, 6); }) == "dir/f.json: a.b[0] is 7, expected an integer from 0 to 6");
     CHECK(message([&] { return list[1].integer(0, 6); }) ==
@@ -160,8 +160,8 @@ TEST_CASE("depth, size and number of values are limited") {
 TEST_CASE("numbers in messages do not depend on the locale of C++'s streams") {
     const ProgramLocale punctuation("C");
     const Json root = Json::parse(R"({"a": 0.125e1, "c": 1234567})", "f.json");
-    CHECK(files::message_of([&] { return root.at("a").number(0, 0.5); }) ==
+    CHECK(message_of([&] { return root.at("a").number(0, 0.5); }) ==
           "f.json: a is 1.25, expected a number between 0 and 0.5");
-    CHECK(files::message_of([&] { return root.at("c").integer(0, 1'000'000); }) ==
+    CHECK(message_of([&] { return root.at("c").integer(0, 1'000'000); }) ==
           "f.json: c is 1234567, expected an integer from 0 to 1000000");
 }

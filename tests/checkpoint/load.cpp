@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <fstream>
 #include <string>
@@ -192,6 +193,30 @@ TEST_CASE("the checkpoint's own window and theta are used where the caller says 
     }
 }
 
+TEST_CASE("a file whose tensors lie at odd addresses is copied, and gives the same logits") {
+    const files::ScratchDirectory scratch;
+    write_with_theta(hugging_face, scratch / "model", 1e4);
+    const std::string aligned = files::read(hugging_face / "model.safetensors");
+    std::uint64_t length = 0;
+    std::memcpy(&length, aligned.data(), sizeof(length));
+    files::write(scratch / "model" / "model.safetensors",
+                 files::safetensors(aligned.substr(8, length) + ' ', aligned.substr(8 + length)));
+
+    const Checkpoint checkpoint = Checkpoint::open(scratch / "model");
+    for_each(weights_of<bfloat16>(checkpoint), [&](const std::string& name, const auto& matrix) {
+        CAPTURE(name);
+        CHECK(reinterpret_cast<std::uintptr_t>(checkpoint.tensor(name).bytes.data()) % 2 == 1);
+        CHECK(reinterpret_cast<std::uintptr_t>(matrix.view.data()) % alignof(bfloat16) == 0);
+    });
+    const auto check = [&]<class S>(S*) {
+        const auto tokens = goldens().front().tokens;
+        CHECK(logits_of(load<S>(scratch / "model"), tokens) == logits_of(load<S>(hugging_face), tokens));
+    };
+    check(static_cast<bfloat16*>(nullptr));
+    check(static_cast<float*>(nullptr));
+    check(static_cast<Q4*>(nullptr));
+}
+
 // The file holds bfloat16, which half holds, too: the differences are those of sums in another order, 4.8e-6 with
 // bfloat16 and 5.8e-6 with half where this was written.
 constexpr double of_16_bits = 5e-5;
@@ -210,14 +235,14 @@ TEST_CASE("the caller's windows replace the checkpoint's") {
     CHECK(windows({5}) == std::vector<Index>{5});
     CHECK(windows({no_window}) == std::vector<Index>{no_window});
     CHECK(windows({no_window, 4}) == std::vector<Index>{no_window, 4});
-    CHECK(files::message_of([&] { return windows({}); }) ==
+    CHECK(message_of([&] { return windows({}); }) ==
           "the windows to load a model with are an empty list, expected one at least");
-    CHECK(files::message_of([&] {
+    CHECK(message_of([&] {
               return windows({8, 0});
           }) == hugging_face.string() + ", layer 1: window is 0, expected a positive number");
-    CHECK(files::message_of([&] { return windows({Dynamic}); }) ==
+    CHECK(message_of([&] { return windows({Dynamic}); }) ==
           hugging_face.string() + ", layer 0: window is -1, expected a positive number");
-    CHECK(files::message_of([&] {
+    CHECK(message_of([&] {
               return windows({8, -2});
           }) == hugging_face.string() + ", layer 1: window is -2, expected a positive number");
 }
@@ -225,10 +250,10 @@ TEST_CASE("the caller's windows replace the checkpoint's") {
 TEST_CASE("a checkpoint that contradicts the type is refused by name and number, before its weights are read") {
     int tensors = 0;
     const LoadOptions options{.progress = [&](const LoadProgress&) { ++tensors; }};
-    CHECK(files::message_of([&] {
+    CHECK(message_of([&] {
               return MistralModel<float, Cpu, Shape{.head_dim = 64}>::load(hugging_face, device(), options);
           }) == hugging_face.string() + ", layer 0: head_dim is 16, but the type fixes it to 64");
-    CHECK(files::message_of([&] {
+    CHECK(message_of([&] {
               return MistralModel<float, Cpu, Shape{.window = 4096}>::load(hugging_face, device(), options);
           }) == hugging_face.string() + ", layer 0: window is 8, but the type fixes it to 4096");
     CHECK(tensors == 0);
@@ -296,8 +321,8 @@ TEST_CASE("a model lives on when its directory is gone") {
 
 TEST_CASE("errors in the checkpoint come out of load") {
     const files::ScratchDirectory scratch;
-    CHECK(files::contains(files::message_of([&] { return load<float>(scratch.path()); }), "holds no model"));
-    CHECK(files::message_of([&] { return MistralModel<float>::load(scratch / "missing"); }) != "");
+    CHECK(files::contains(message_of([&] { return load<float>(scratch.path()); }), "holds no model"));
+    CHECK(message_of([&] { return MistralModel<float>::load(scratch / "missing"); }) != "");
 }
 
 #if defined(__linux__)

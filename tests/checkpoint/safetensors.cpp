@@ -22,7 +22,7 @@ Safetensors parse(const std::string& file) {
 }
 
 std::string refusal(const std::string& file) {
-    return files::message_of([&] { return parse(file); });
+    return message_of([&] { return parse(file); });
 }
 
 /// Reads every byte of every tensor.
@@ -84,7 +84,7 @@ TEST_CASE("a file of the original writer holds what it was written with") {
 TEST_CASE("malformed files have the verdicts of the manifest") {
     for (const auto& entry : files::manifest("safetensors")) {
         CAPTURE(entry.dump());
-        const auto message = files::message_of(
+        const auto message = message_of(
             [&] { return sum_of(Safetensors::open(files::malformed / entry.at("file").get<std::string>())); });
         CHECK(message.empty() == (entry.at("verdict") == "accept"));
         CHECK(message.size() < 1000);
@@ -193,8 +193,7 @@ TEST_CASE("a file with bytes changed at random is either refused or safe to read
             file[random() % header_end] = byte;
         }
         if (random() % 8 == 0) file.resize(random() % file.size());
-        accepted +=
-            files::message_of([&] { return sum_of(parse(file)); }).empty();  // any other exception fails the test
+        accepted += message_of([&] { return sum_of(parse(file)); }).empty();  // any other exception fails the test
     }
     CHECK(accepted > 0);
     CHECK(accepted < trials / 2);

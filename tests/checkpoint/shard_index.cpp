@@ -31,7 +31,7 @@ TEST_CASE("malformed indices have the verdicts of the manifest") {
     for (const auto& entry : files::manifest("index")) {
         CAPTURE(entry.dump());
         const std::string text = files::read(files::malformed / entry.at("file").get<std::string>());
-        const auto message = files::message_of([&] { return read_shard_index(Json::parse(text, "index.json")); });
+        const auto message = message_of([&] { return read_shard_index(Json::parse(text, "index.json")); });
         CHECK(message.empty() == (entry.at("verdict") == "accept"));
         CHECK(message.size() < 300);
     }
@@ -39,7 +39,7 @@ TEST_CASE("malformed indices have the verdicts of the manifest") {
 
 TEST_CASE("a shard's name is refused with the tensor, what was found and what was expected") {
     const auto refusal = [](const std::string& text) {
-        return files::message_of([&] { return read_shard_index(Json::parse(text, "i.json")); });
+        return message_of([&] { return read_shard_index(Json::parse(text, "i.json")); });
     };
     CHECK(refusal(R"({"weight_map": {"t": "../x"}})") ==
           "i.json: weight_map.t is \"../x\", expected the plain name of a file beside the index");

@@ -1,9 +1,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstddef>
-#include <cstdlib>
 #include <limits>
 #include <new>
 #include <span>
@@ -13,83 +11,12 @@
 #include <mistral/generate/session.hpp>
 
 #include "tiny_model.hpp"
-
-namespace {
-
-// Allocations of all threads since the start, nothrow ones aside, and which of them fails.
-std::atomic<long> allocations = 0;
-std::atomic<long> failing_allocation = std::numeric_limits<long>::max();
-
-}  // namespace
-
-// Clang's ThreadSanitizer has an operator new that cannot be replaced; nothing is counted then.
-#if defined(__clang__) && defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define MISTRAL_TEST_KEEPS_OPERATOR_NEW
-#endif
-#endif
-
-#ifdef MISTRAL_TEST_KEEPS_OPERATOR_NEW
-constexpr bool counts = false;
-#else
-constexpr bool counts = true;
-
-static void* allocate(std::size_t size, std::size_t alignment) {
-    if (++allocations == failing_allocation) throw std::bad_alloc();
-    const std::size_t rounded = (size + alignment - 1) / alignment * alignment;
-    void* memory = std::aligned_alloc(alignment, rounded > 0 ? rounded : alignment);
-    if (memory == nullptr) throw std::bad_alloc();
-    return memory;
-}
-
-// Called through a pointer, as GCC takes free() in an inlined operator delete for a mistake.
-static void (*volatile const release)(void*) = std::free;
-
-void* operator new(std::size_t size) {
-    return allocate(size, alignof(std::max_align_t));
-}
-void* operator new[](std::size_t size) {
-    return allocate(size, alignof(std::max_align_t));
-}
-void* operator new(std::size_t size, std::align_val_t alignment) {
-    return allocate(size, static_cast<std::size_t>(alignment));
-}
-void* operator new[](std::size_t size, std::align_val_t alignment) {
-    return allocate(size, static_cast<std::size_t>(alignment));
-}
-void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
-    return std::malloc(size);
-}
-void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
-    return std::malloc(size);
-}
-void operator delete(void* memory) noexcept {
-    release(memory);
-}
-void operator delete[](void* memory) noexcept {
-    release(memory);
-}
-void operator delete(void* memory, std::size_t) noexcept {
-    release(memory);
-}
-void operator delete[](void* memory, std::size_t) noexcept {
-    release(memory);
-}
-void operator delete(void* memory, std::align_val_t) noexcept {
-    release(memory);
-}
-void operator delete[](void* memory, std::align_val_t) noexcept {
-    release(memory);
-}
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
-    release(memory);
-}
-void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept {
-    release(memory);
-}
-#endif
+#include "watched_allocations.hpp"
 
 using namespace mistral;
+using watched::allocations;
+using watched::counts;
+using watched::failing_allocation;
 
 TEST_CASE("the counter of allocations counts") {
     const long before = allocations;

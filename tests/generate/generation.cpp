@@ -161,7 +161,7 @@ TEST_CASE("an empty prompt continues the session, and an empty session cannot be
     const auto model = tiny::model();
     const auto prompt = tiny::tokens(8);
     TinySession session(model);
-    CHECK(tiny::error_of([&] { static_cast<void>(session.generate({})); }) ==
+    CHECK(message_of([&] { static_cast<void>(session.generate({})); }) ==
           "the prompt is empty and so is the session: there is nothing to continue");
     auto tokens = tiny::collect(session.generate(prompt, greedy(5)));
     tokens = joined(tokens, tiny::collect(session.generate({}, greedy(5))));
@@ -218,8 +218,7 @@ TEST_CASE("a full context ends the generation with all positions used") {
 
     session.reset();
     auto too_long = session.generate(tiny::tokens(13), greedy(1));
-    CHECK(tiny::error_of([&] { too_long.next(); }) ==
-          "the context is full: 0 positions are taken and 13 more were given");
+    CHECK(message_of([&] { too_long.next(); }) == "the context is full: 0 positions are taken and 13 more were given");
     CHECK(session.position() == 0);
 }
 
@@ -292,7 +291,7 @@ TEST_CASE("log-probabilities are those of the raw logits, whatever the sampler m
         sequence.push_back(token);
     }
     static_cast<void>(session.logits());
-    CHECK(tiny::error_of([&] { static_cast<void>(generation.logprob()); }) ==
+    CHECK(message_of([&] { static_cast<void>(generation.logprob()); }) ==
           "the logits before the newest token are held no longer: the session has moved on");
 }
 
@@ -373,7 +372,7 @@ TEST_CASE("another thread can cancel a generation without end") {
 
 TEST_CASE("stop strings are for text, tokens alone refuse them") {
     Session session(tiny::model());
-    CHECK(tiny::error_of([&] { static_cast<void>(session.generate(tiny::tokens(1), {.stop_strings = {"a"}})); }) ==
+    CHECK(message_of([&] { static_cast<void>(session.generate(tiny::tokens(1), {.stop_strings = {"a"}})); }) ==
           "stop_strings are given, but tokens have no text: use generate_text");
 }
 
@@ -386,7 +385,7 @@ TEST_CASE("an error of the hook leaves the session where it was") {
     };
     std::vector<Token> seen;
     auto generation = session.generate(tiny::tokens(6), options);
-    CHECK(tiny::error_of([&] {
+    CHECK(message_of([&] {
               while (generation.next()) seen.push_back(generation.token());
           }) == "the adjusted logits: token 5 has nan, expected a number or -infinity");
     CHECK(seen.size() == 2);

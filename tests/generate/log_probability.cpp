@@ -27,6 +27,9 @@ TEST_CASE("log-probabilities are exact for numbers that are known") {
     CHECK(log_sum_exp_of({5}) == 5);
     CHECK(log_sum_exp_of({-tiny::infinity, 3, -tiny::infinity}) == 3);
     CHECK(log_sum_exp_of({std::log(1.0f), std::log(3.0f)}) == doctest::Approx(std::log(4.0)).epsilon(1e-7));
+    const std::vector<float> logits{std::log(1.0f), -tiny::infinity, std::log(3.0f)};
+    CHECK(log_probability(std::span<const float>(logits), 2) == doctest::Approx(std::log(0.75)).epsilon(1e-7));
+    CHECK(log_probability(std::span<const float>(logits), 1) == -static_cast<double>(tiny::infinity));
 }
 
 TEST_CASE("the largest logits there are overflow nothing") {
@@ -36,13 +39,13 @@ TEST_CASE("the largest logits there are overflow nothing") {
 }
 
 TEST_CASE("logits that make no distribution are refused with the token that has them") {
-    CHECK(tiny::error_of([] {
+    CHECK(message_of([] {
               log_sum_exp_of({1, 2, tiny::nan});
           }) == "the model's logits: token 2 has nan, expected a number or -infinity");
-    CHECK(tiny::error_of([] {
+    CHECK(message_of([] {
               log_sum_exp_of({1, tiny::infinity, 3});
           }) == "the model's logits: token 1 has inf, expected a number or -infinity");
-    CHECK(tiny::error_of([] {
+    CHECK(message_of([] {
               log_sum_exp_of({-tiny::infinity, -tiny::infinity});
           }) == "the model's logits: all are -infinity, expected one that is not");
     CHECK_THROWS_AS(log_sum_exp_of({}), Error);

@@ -23,7 +23,7 @@ TEST_CASE("options at the ends of their ranges are accepted") {
                                             {.stop_tokens = {0, 39}},
                                             {.draft_tokens = 16},
                                             {.logprobs = 1024}};
-    for (const GenerateOptions& options : good) CHECK(tiny::error_of([&] { validate(options, 40); }) == "");
+    for (const GenerateOptions& options : good) CHECK(message_of([&] { validate(options, 40); }) == "");
 }
 
 TEST_CASE("an option outside its range is refused with its name, its value and what was expected") {
@@ -55,10 +55,9 @@ TEST_CASE("an option outside its range is refused with its name, its value and w
     const auto model = tiny::model();
     for (const Case& test : bad) {
         CAPTURE(test.message);
-        CHECK(tiny::error_of([&] { validate(test.options, 40); }) == test.message);
+        CHECK(message_of([&] { validate(test.options, 40); }) == test.message);
         Session session(model);
-        CHECK(tiny::error_of([&] { static_cast<void>(session.generate(tiny::tokens(2), test.options)); }) ==
-              test.message);
+        CHECK(message_of([&] { static_cast<void>(session.generate(tiny::tokens(2), test.options)); }) == test.message);
         CHECK(session.position() == 0);
     }
 }

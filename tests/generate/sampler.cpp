@@ -219,7 +219,7 @@ TEST_CASE("the repetition penalty counts a token once, and moves logits of eithe
     CHECK(logits_after({0}) == Logits{1, -2, 4, 0});
     CHECK(logits_after({1, 1, 1}) == Logits{2, -4, 4, 0});
     CHECK(logits_after({0, 1, 2, 3, 2, 0}) == Logits{1, -4, 2, 0});
-    CHECK(tiny::error_of([&] { logits_after({4}); }) == "recent token 4 is outside the vocabulary of 4");
+    CHECK(message_of([&] { logits_after({4}); }) == "recent token 4 is outside the vocabulary of 4");
 }
 
 TEST_CASE("the hook can forbid and favour tokens, and comes before temperature and cuts") {
@@ -234,7 +234,7 @@ TEST_CASE("the hook can forbid and favour tokens, and comes before temperature a
 
 TEST_CASE("logits that are no numbers are refused, minus infinity forbids a token") {
     const auto error = [](const Logits& logits, const GenerateOptions& options = {.temperature = 1}) {
-        return tiny::error_of([&] { static_cast<void>(Sampler(options).sample(logits)); });
+        return message_of([&] { static_cast<void>(Sampler(options).sample(logits)); });
     };
     for (const float temperature : {0.0f, 1.0f}) {
         CHECK(error({0, tiny::nan}, {.temperature = temperature}) ==

@@ -9,13 +9,13 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
-#include <random>
 #include <sstream>
 #include <string>
 #include <vector>
 
 #include <mistral/generate/session.hpp>
 
+#include "checkpoint/files.hpp"
 #include "tiny_model.hpp"
 
 using namespace mistral;
@@ -37,25 +37,11 @@ void restore(Session& session, const std::string& bytes) {
 
 template <class Session>
 std::string restore_error(Session& session, const std::string& bytes) {
-    return tiny::error_of([&] { restore(session, bytes); });
+    return message_of([&] { restore(session, bytes); });
 }
 
 const GenerateOptions sampled{
     .max_tokens = 20, .temperature = 1.3f, .repetition_penalty = 1.2f, .seed = 9, .ignore_eos = true};
-
-/// A file name of this process's own that is removed at the end.
-struct TemporaryFile {
-    std::filesystem::path path =
-        std::filesystem::temp_directory_path() / ("mistral-session-" + std::to_string(std::random_device()()));
-
-    TemporaryFile() = default;
-    TemporaryFile(const TemporaryFile&) = delete;
-    TemporaryFile& operator=(const TemporaryFile&) = delete;
-    ~TemporaryFile() {
-        std::error_code ignored;
-        std::filesystem::remove(path, ignored);
-    }
-};
 
 /// Where the numbers that follow the header start.
 std::size_t header_size(const std::string& bytes) {
@@ -135,35 +121,55 @@ TEST_CASE("several sessions can stand one after the other in a stream") {
 
 TEST_CASE("a session goes to a file and back") {
     const auto model = tiny::model();
-    const TemporaryFile file;
+    const files::ScratchDirectory directory;
+    const files::Path file = directory / "session";
     Session session(model);
     session.append(tiny::tokens(17));
-    session.save(file.path);
+    session.save(file);
     session.append(tiny::tokens(3));
-    session.save(file.path);  // replaces
-    auto part = file.path;
-    part += ".part";
-    CHECK_FALSE(std::filesystem::exists(part));
+    session.save(file);  // replaces
+    CHECK(directory.names() == std::vector<std::string>{"session"});
     Session other(model);
-    other.restore(file.path);
+    other.restore(file);
     CHECK(tiny::logits(other) == tiny::logits(session));
 
-    std::ofstream(file.path, std::ios::binary | std::ios::app) << "x";
-    CHECK(tiny::error_of([&] { other.restore(file.path); }) ==
-          utf8(file.path) + ": the file goes on after the end of the session");
+    std::ofstream(file, std::ios::binary | std::ios::app) << "x";
+    CHECK(message_of([&] { other.restore(file); }) == utf8(file) + ": the file goes on after the end of the session");
     CHECK(other.position() == 0);
 }
 
 TEST_CASE("files that cannot be read or written are named") {
     Session session(tiny::model());
-    CHECK(tiny::error_of([&] { session.restore(std::filesystem::path("/nowhere/session")); }) ==
+    CHECK(message_of([&] { session.restore(std::filesystem::path("/nowhere/session")); }) ==
           "/nowhere/session: cannot be opened for reading");
-    CHECK(tiny::error_of([&] { session.save(std::filesystem::path("/nowhere/session")); }) ==
-          "/nowhere/session: cannot be opened for writing");
+    CHECK(message_of([&] { session.save(std::filesystem::path("/nowhere/session")); }) ==
+          "/nowhere/session cannot be written: No such file or directory");
     CHECK_THROWS_AS(session.restore(std::filesystem::temp_directory_path()), Error);
+    CHECK(message_of([&] { session.save(std::filesystem::temp_directory_path()); }) ==
+          utf8(std::filesystem::temp_directory_path()) + " is not a regular file");
     std::ofstream closed;
-    CHECK(tiny::error_of([&] { session.save(closed); }) == "the session could not be written");
+    CHECK(message_of([&] { session.save(closed); }) == "the session could not be written");
 }
+
+#if !defined(_WIN32)
+
+TEST_CASE("a disk without room leaves the session that was saved before") {
+    const files::ScratchDirectory directory;
+    const files::Path file = directory / "session";
+    Session session(tiny::model());
+    session.append(tiny::tokens(2));
+    session.save(file);
+    const std::string before = files::read(file);
+    session.append(tiny::tokens(2));
+    for (const rlim_t bytes : {0u, 1000u}) {
+        const files::SizeLimit limit(bytes);
+        CHECK(files::contains(message_of([&] { session.save(file); }), file.string()));
+    }
+    CHECK((files::read(file) == before));
+    CHECK(directory.names() == std::vector<std::string>{"session"});
+}
+
+#endif
 
 TEST_CASE("a saved session that ends early is refused wherever it ends, and leaves an empty session") {
     const auto model = tiny::model({5, no_window});

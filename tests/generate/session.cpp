@@ -102,7 +102,7 @@ TEST_CASE("a pushed token is computed with what follows it, to the same bits") {
 
 TEST_CASE("the logits that a token was chosen from are held until something else is computed") {
     Session session(tiny::model());
-    const auto held = [&] { return tiny::error_of([&] { static_cast<void>(session.logits_before_last()); }).empty(); };
+    const auto held = [&] { return message_of([&] { static_cast<void>(session.logits_before_last()); }).empty(); };
     CHECK_FALSE(held());
     session.push(3);  // chosen from nothing
     CHECK_FALSE(held());
@@ -137,7 +137,7 @@ TEST_CASE("a session keeps its model alive and shares its weights") {
 
 TEST_CASE("options outside their range are refused by name") {
     const auto model = tiny::model();
-    const auto error = [&](const SessionOptions& options) { return tiny::error_of([&] { Session(model, options); }); };
+    const auto error = [&](const SessionOptions& options) { return message_of([&] { Session(model, options); }); };
     CHECK(error({.context = 0}) == "context is 0, expected 1 or more");
     CHECK(error({.context = -3}) == "context is -3, expected 1 or more");
     CHECK(error({.rewind = -1}) == "rewind is -1, expected 0 or more");
@@ -148,13 +148,11 @@ TEST_CASE("options outside their range are refused by name") {
 
 TEST_CASE("an empty session has no logits, and refuses tokens that the vocabulary lacks") {
     Session session(tiny::model());
-    CHECK(tiny::error_of([&] { static_cast<void>(session.logits()); }) ==
+    CHECK(message_of([&] { static_cast<void>(session.logits()); }) ==
           "the session is empty: there are no logits before the first token");
-    CHECK(tiny::error_of([&] {
-              session.append(std::vector<Token>{1, 40});
-          }) == "token 40 is outside the vocabulary of 40");
-    CHECK(tiny::error_of([&] { session.push(-1); }) == "token -1 is outside the vocabulary of 40");
-    CHECK(tiny::error_of([&] { session.score(std::vector<Token>{-1}); }) == "token -1 is outside the vocabulary of 40");
+    CHECK(message_of([&] { session.append(std::vector<Token>{1, 40}); }) == "token 40 is outside the vocabulary of 40");
+    CHECK(message_of([&] { session.push(-1); }) == "token -1 is outside the vocabulary of 40");
+    CHECK(message_of([&] { session.score(std::vector<Token>{-1}); }) == "token -1 is outside the vocabulary of 40");
     CHECK(session.position() == 0);
     CHECK(session.recent(10).empty());
 }
@@ -165,7 +163,7 @@ TEST_CASE("a context without a window ends, and what does not fit changes nothin
     CHECK_FALSE(session.has_room_for(11));
     session.append(tiny::tokens(6));
     const auto before = tiny::logits(session);
-    CHECK(tiny::error_of([&] { session.append(tiny::tokens(5)); }) ==
+    CHECK(message_of([&] { session.append(tiny::tokens(5)); }) ==
           "the context is full: 6 positions are taken and 5 more were given");
     CHECK(session.position() == 6);
     CHECK(tiny::logits(session) == before);
@@ -236,7 +234,7 @@ TEST_CASE("a rewind that is no longer possible is an error that changes nothing"
     CHECK_FALSE(session.can_rewind_to(0));
     CHECK_FALSE(session.can_rewind_to(31));
     CHECK_FALSE(session.can_rewind_to(-1));
-    CHECK(tiny::error_of([&] { session.rewind_to(27); }) ==
+    CHECK(message_of([&] { session.rewind_to(27); }) ==
           "cannot rewind to position 27: the session is at 30 and can go back to 28");
     CHECK_THROWS_AS(session.rewind_to(31), Error);
     CHECK(session.position() == 30);
@@ -364,7 +362,7 @@ TEST_CASE("a session after a cancelled append holds whole chunks and goes on") {
     session.append(part(tokens, 0, 2), stop.get_token());
     stop.request_stop();
     CHECK_THROWS_AS(session.append(part(tokens, 2, 18), stop.get_token()), Cancelled);
-    CHECK(tiny::error_of([&] { session.append(part(tokens, 2, 18), stop.get_token()); }) ==
+    CHECK(message_of([&] { session.append(part(tokens, 2, 18), stop.get_token()); }) ==
           "cancelled at position 2, before 18 more tokens");
     CHECK_THROWS_AS(session.score(part(tokens, 2, 18), stop.get_token()), Cancelled);
     CHECK(session.position() == 2);

@@ -185,11 +185,11 @@ TEST_CASE("a draft that the session cannot take is refused before anything chang
     CHECK_THROWS_AS(static_cast<void>(session.logits(tiny::tokens(1))), Error);
     session.append(tiny::tokens(9));
     session.push(7);
-    CHECK(tiny::error_of([&] { static_cast<void>(session.logits(tiny::tokens(4))); }) ==
+    CHECK(message_of([&] { static_cast<void>(session.logits(tiny::tokens(4))); }) ==
           "a draft has 4 tokens, but rewind is 3");
-    CHECK(tiny::error_of([&] { static_cast<void>(session.logits(tiny::tokens(3))); }) ==
+    CHECK(message_of([&] { static_cast<void>(session.logits(tiny::tokens(3))); }) ==
           "the context is full: 10 positions are taken and 3 more were given");
-    CHECK(tiny::error_of([&] {
+    CHECK(message_of([&] {
               static_cast<void>(session.logits(Tokens{3, 40}));
           }) == "token 40 is outside the vocabulary of 40");
     CHECK_FALSE(session.has_logits());
@@ -386,7 +386,7 @@ TEST_CASE("nothing is drafted unless that is asked for, nor beyond the last toke
 TEST_CASE("drafts want a session that can take them back, which those without a window always can") {
     const auto error = [](const Windows& windows, SessionOptions session_options, Index draft_tokens) {
         Session session(tiny::model(windows), session_options);
-        return tiny::error_of(
+        return message_of(
             [&] { static_cast<void>(session.generate(tiny::tokens(3), {.draft_tokens = draft_tokens})); });
     };
     const std::string message =

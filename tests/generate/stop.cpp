@@ -96,8 +96,8 @@ TEST_CASE("whole characters come out where whole characters went in") {
 }
 
 TEST_CASE("an impossible stop string is refused") {
-    CHECK(tiny::error_of([] { StopStrings({"a", ""}); }) == "stop_strings[1] is empty, expected some text");
-    CHECK(tiny::error_of([] { StopStrings({"\x80"}); }) == "stop_strings[0] starts inside a UTF-8 character");
+    CHECK(message_of([] { StopStrings({"a", ""}); }) == "stop_strings[1] is empty, expected some text");
+    CHECK(message_of([] { StopStrings({"\x80"}); }) == "stop_strings[0] starts inside a UTF-8 character");
 }
 
 TEST_CASE("what is found does not depend on where the pieces end") {

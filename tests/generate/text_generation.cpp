@@ -211,9 +211,8 @@ TEST_CASE("the blank before a word stays where a text goes on, and goes where an
 
 TEST_CASE("impossible stop strings and options are refused before anything is computed") {
     Session session(babbling_model());
-    CHECK(tiny::error_of([&] { generate_text(session, tokenizer(), "a", {.stop_strings = {""}}); }) ==
+    CHECK(message_of([&] { generate_text(session, tokenizer(), "a", {.stop_strings = {""}}); }) ==
           "stop_strings[0] is empty, expected some text");
-    CHECK(tiny::error_of([&] { generate_text(session, tokenizer(), "a", {.top_p = 2}); }) ==
-          "top_p is 2, expected 0 to 1");
+    CHECK(message_of([&] { generate_text(session, tokenizer(), "a", {.top_p = 2}); }) == "top_p is 2, expected 0 to 1");
     CHECK(session.position() == 0);
 }

@@ -17,6 +17,8 @@
 #include <utility>
 #include <vector>
 
+#include <message_of.hpp>
+
 /// Models of a few thousand random weights, made in memory.
 namespace tiny {
 
@@ -105,17 +107,6 @@ template <class Session>
 std::vector<typename Session::A> logits(Session& session) {
     const auto logits = session.logits();
     return {logits.begin(), logits.end()};
-}
-
-/// The message of the error that the call ends with, or nothing.
-template <class Call>
-std::string error_of(Call&& call) {
-    try {
-        call();
-    } catch (const mistral::Error& error) {
-        return error.what();
-    }
-    return {};
 }
 
 }  // namespace tiny

@@ -5,10 +5,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdlib>
-#include <cstring>
-#include <new>
-#include <span>
 #include <string>
 #include <string_view>
 
@@ -19,89 +15,11 @@
 
 #include <checkpoint/files.hpp>
 #include <text/model_builder.hpp>
-
-namespace {
-
-// Of one thread, as these tests are.
-std::size_t live_bytes = 0;
-std::size_t peak_bytes = 0;
-
-void* note(void* memory, std::size_t size, std::size_t alignment) {
-    live_bytes += size;
-    peak_bytes = std::max(peak_bytes, live_bytes);
-    auto* const object = static_cast<std::byte*>(memory) + alignment;
-    std::memcpy(object - sizeof(size), &size, sizeof(size));  // for the delete
-    return object;
-}
-
-void* allocate(std::size_t size, std::size_t alignment = alignof(std::max_align_t)) noexcept {
-    void* const memory = std::aligned_alloc(alignment, (size + 2 * alignment - 1) / alignment * alignment);
-    return memory == nullptr ? nullptr : note(memory, size, alignment);
-}
-
-void* allocate_or_throw(std::size_t size, std::size_t alignment = alignof(std::max_align_t)) {
-    void* const object = allocate(size, alignment);
-    if (object == nullptr) throw std::bad_alloc();
-    return object;
-}
-
-// Called through a pointer, as GCC takes free() in an inlined operator delete for a mistake.
-void (*volatile const free_memory)(void*) = std::free;
-
-void release(void* object, std::size_t alignment = alignof(std::max_align_t)) noexcept {
-    if (object == nullptr) return;
-    std::size_t size = 0;
-    std::memcpy(&size, static_cast<std::byte*>(object) - sizeof(size), sizeof(size));
-    live_bytes -= size;
-    free_memory(static_cast<std::byte*>(object) - alignment);
-}
-
-}  // namespace
-
-void* operator new(std::size_t size) {
-    return allocate_or_throw(size);
-}
-void* operator new[](std::size_t size) {
-    return allocate_or_throw(size);
-}
-void* operator new(std::size_t size, std::align_val_t alignment) {
-    return allocate_or_throw(size, static_cast<std::size_t>(alignment));
-}
-void* operator new[](std::size_t size, std::align_val_t alignment) {
-    return allocate_or_throw(size, static_cast<std::size_t>(alignment));
-}
-void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
-    return allocate(size);
-}
-void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
-    return allocate(size);
-}
-void operator delete(void* object) noexcept {
-    release(object);
-}
-void operator delete[](void* object) noexcept {
-    release(object);
-}
-void operator delete(void* object, std::size_t) noexcept {
-    release(object);
-}
-void operator delete[](void* object, std::size_t) noexcept {
-    release(object);
-}
-void operator delete(void* object, std::align_val_t alignment) noexcept {
-    release(object, static_cast<std::size_t>(alignment));
-}
-void operator delete[](void* object, std::align_val_t alignment) noexcept {
-    release(object, static_cast<std::size_t>(alignment));
-}
-void operator delete(void* object, std::size_t, std::align_val_t alignment) noexcept {
-    release(object, static_cast<std::size_t>(alignment));
-}
-void operator delete[](void* object, std::size_t, std::align_val_t alignment) noexcept {
-    release(object, static_cast<std::size_t>(alignment));
-}
+#include <watched_allocations.hpp>
 
 using namespace mistral;
+using watched::live_bytes;
+using watched::peak_bytes;
 
 namespace {
 
@@ -121,7 +39,8 @@ struct Outcome {
 template <class Read>
 Outcome outcome_of(const Read& read) {
     Outcome outcome;
-    const std::size_t before = peak_bytes = live_bytes;
+    const std::size_t before = live_bytes;
+    peak_bytes = before;
     try {
         static_cast<void>(read());
     } catch (const Error&) {

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include <message_of.hpp>
 #include <text/models.hpp>
 
 using namespace mistral;
@@ -73,12 +74,9 @@ Message result(std::string id) {
 
 /// The message of the Error that encoding throws, or nothing.
 std::string error_of(ChatTemplate chat_template, const std::vector<Message>& messages, const Strings& tools = {}) {
-    try {
-        (void)encode_chat(tokenizer(chat_template == ChatTemplate::v1 ? "v1" : "v3"), chat_template, messages, tools);
-    } catch (const Error& error) {
-        return error.what();
-    }
-    return "";
+    return message_of([&] {
+        return encode_chat(tokenizer(chat_template == ChatTemplate::v1 ? "v1" : "v3"), chat_template, messages, tools);
+    });
 }
 
 void check_refused(const std::vector<Message>& messages, const std::string& part,

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include <message_of.hpp>
 #include <text/model_builder.hpp>
 
 using namespace mistral;
@@ -18,13 +19,10 @@ std::string bytes(std::initializer_list<int> values) {
 
 /// The message of the Error that reading all fields throws, or nothing.
 std::string error_of(const std::string& message) {
-    try {
+    return message_of([&] {
         ProtobufReader reader(message, "file");
         while (reader.next()) continue;
-    } catch (const Error& error) {
-        return error.what();
-    }
-    return "";
+    });
 }
 
 }  // namespace

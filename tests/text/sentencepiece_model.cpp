@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 
+#include <message_of.hpp>
 #include <text/line_generator.hpp>
 #include <text/model_builder.hpp>
 #include <text/models.hpp>
@@ -17,12 +18,7 @@ using namespace mistral;
 namespace {
 
 std::string error_of(const std::string& file) {
-    try {
-        (void)SentencePieceModel::parse(file, "test.model");
-    } catch (const Error& error) {
-        return error.what();
-    }
-    return "";
+    return message_of([&] { return SentencePieceModel::parse(file, "test.model"); });
 }
 
 /// Builds a model that `spoil` has changed, and checks that the refusal says why.

@@ -232,7 +232,7 @@ TEST_CASE("a model is loaded from its file or its directory") {
 TEST_CASE("links are followed inside the directory, into a hub cache's blobs, and nowhere else") {
     namespace fs = std::filesystem;
     const files::ScratchDirectory scratch;
-    const auto refusal = [](const fs::path& path) { return files::message_of([&] { return Tokenizer::load(path); }); };
+    const auto refusal = [](const fs::path& path) { return message_of([&] { return Tokenizer::load(path); }); };
     const auto revision = scratch / "cache" / "snapshots" / "revision";
     fs::create_directories(revision);
     fs::create_directory(scratch / "cache" / "blobs");

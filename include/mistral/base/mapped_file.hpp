@@ -72,8 +72,8 @@ class MappedFile {
     }
 
     static std::span<const std::byte> map(const std::filesystem::path& path) {
-        const HANDLE opened = ::CreateFileW(path.c_str(), GENERIC_READ, FILE_SHARE_READ, nullptr, OPEN_EXISTING,
-                                            FILE_ATTRIBUTE_NORMAL, nullptr);
+        const HANDLE opened = ::CreateFileW(path.c_str(), GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, nullptr,
+                                            OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
         if (opened == INVALID_HANDLE_VALUE) fail_to_open(path);
         const Handle file(opened, &::CloseHandle);
         require(::GetFileType(file.get()) == FILE_TYPE_DISK, utf8(path), " is not a regular file");

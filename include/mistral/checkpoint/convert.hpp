@@ -89,9 +89,10 @@ template <class T>
     }
 }
 
-/// A tensor as a matrix [rows, cols] of T. One of T's own type that is aligned for it stays where it is; any other is
-/// converted into memory of its own, each element to the nearest that T has. Throws Error where a finite number is
-/// beyond T's range or the tensor is not of floating point, Cancelled where `stop` asks for it.
+/// A tensor as a matrix [rows, cols] of T. One of T's own type that is aligned for it stays where it is, mapped; any
+/// other is read and converted into memory of its own, rows * cols * sizeof(T) bytes, each element to the nearest that
+/// T has. Throws Error where a finite number is beyond T's range or the tensor is not of floating point, Cancelled
+/// where `stop` asks for it.
 template <class T>
 [[nodiscard]] HostMatrix<T> host_matrix(const TensorView& tensor, Index rows, Index cols, const std::stop_token& stop) {
     require(rows * cols == tensor.elements(), tensor.origin, " has ", tensor.elements(), " elements, expected ",

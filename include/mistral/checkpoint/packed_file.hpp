@@ -4,21 +4,19 @@
 #include <mistral/base/error.hpp>
 #include <mistral/base/mapped_file.hpp>
 #include <mistral/base/quote.hpp>
+#include <mistral/base/replacement_file.hpp>
 #include <mistral/base/types.hpp>
 
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cassert>
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
-#include <random>
 #include <span>
 #include <string>
 #include <string_view>
@@ -77,31 +75,25 @@ class PackedFile {
         return true;
     }
 
-    /// Writes a file of the matrices that make(part) returns, one in memory at a time, and maps it. It is written
-    /// beside the path and takes its name when it is complete: others see the old file or the new one, and those that
-    /// have the old one mapped keep it. Throws Error, which names the file, where it cannot be written, and what `make`
-    /// throws; the path is what it was then.
+    /// Writes a file of the matrices that make(part) returns, one in memory at a time, and maps it. It takes the place
+    /// of an older one when it is complete, as ReplacementFile says; those that have that one mapped keep it. Throws
+    /// Error, which names the file, where it cannot be written, and what `make` throws; the path is what it was then.
     template <class Make>
     void write(Make&& make) {
-        const Temporary temporary(path_);
-        std::ofstream out(temporary.path, std::ios::binary | std::ios::trunc);
+        ReplacementFile out(path_);
         Checksum checksum;
-        append(out, std::as_bytes(std::span(header_)));
+        out.write(std::as_bytes(std::span(header_)));
         for (const Part& part : parts_) {
             const auto matrix = make(part);
             assert(matrix.bytes().size() == part.bytes);
             add_ends(matrix.bytes(), checksum);
-            append(out, matrix.bytes());
+            out.write(matrix.bytes());
         }
         const std::array end{checksum.value()};
-        append(out, std::as_bytes(std::span(end)));
-        out.close();
-        require(out.good(), utf8(path_), " cannot be written: ", last_error());
+        out.write(std::as_bytes(std::span(end)));
         // Mapped before it gets the name, under which another process may put its own file at any time.
-        auto file = MappedFile::open(temporary.path);
-        std::error_code error;
-        std::filesystem::rename(temporary.path, path_, error);
-        require(!error, utf8(path_), " cannot be replaced: ", error.message());
+        auto file = MappedFile::open(out.complete());
+        out.take_place();
         file_ = std::move(file);
     }
 
@@ -114,22 +106,6 @@ class PackedFile {
 
     static constexpr std::string_view mark = "mistral packed weights\n";
     static constexpr std::size_t checked_ends = 4096;  // a page is read with its first byte
-
-    /// A name that no other writer has, for a file that is gone when this is, unless it was renamed.
-    struct Temporary {
-        explicit Temporary(const std::filesystem::path& beside) : path(beside) {
-            std::random_device random;
-            path += concat(".", random(), random(), ".part");
-        }
-        ~Temporary() {
-            std::error_code ignored;
-            std::filesystem::remove(path, ignored);
-        }
-        Temporary(const Temporary&) = delete;
-        Temporary& operator=(const Temporary&) = delete;
-
-        std::filesystem::path path;
-    };
 
     /// Whether the file is a packed one, of whatever source, as far as it goes.
     static bool begins_as_packed(std::span<const std::byte> file) {
@@ -159,13 +135,6 @@ class PackedFile {
         checksum.add(matrix.first(std::min(matrix.size(), checked_ends)));
         checksum.add(matrix.last(std::min(matrix.size(), checked_ends)));
     }
-
-    void append(std::ofstream& out, std::span<const std::byte> bytes) const {
-        out.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-        require(out.good(), utf8(path_), " cannot be written: ", last_error());
-    }
-
-    static std::string last_error() { return std::error_code(errno, std::generic_category()).message(); }
 
     std::filesystem::path path_;
     std::vector<Part> parts_;

@@ -76,10 +76,7 @@ class Generation {
 
     /// The natural logarithm of the probability that the model gave to the newest token: of the raw logits, before
     /// temperature, penalty or any other step. Throws Error once the session has moved on.
-    [[nodiscard]] double logprob() const {
-        const auto logits = logits_before();
-        return static_cast<double>(logits[static_cast<std::size_t>(token_)]) - log_sum_exp(logits);
-    }
+    [[nodiscard]] double logprob() const { return log_probability(logits_before(), token_); }
 
     /// The `logprobs` most likely tokens in the newest token's place, with the same log-probabilities, the most likely
     /// first. Valid until the next call. Throws Error as above.

@@ -19,6 +19,20 @@ struct TokenLogprob {
     friend bool operator==(const TokenLogprob&, const TokenLogprob&) = default;
 };
 
+/// The log-probabilities that a model gives to a text's tokens.
+struct Scores {
+    /// ln p(token | all before it), one per token that has any before it: a text at the start of a session yields one
+    /// fewer than it has tokens.
+    std::vector<double> logprobs;
+
+    /// Mean negative log-likelihood in nats per token; exp of it is the perplexity. NaN without tokens.
+    [[nodiscard]] double mean_nll() const {
+        double sum = 0;
+        for (const double logprob : logprobs) sum -= logprob;
+        return sum / static_cast<double>(logprobs.size());
+    }
+};
+
 /// Throws Error for a NaN or +infinity among the logits, and where all are -infinity; returns the largest.
 /// `what` says in the message which logits they are.
 template <class A>
@@ -45,6 +59,12 @@ template <class A>
     double sum = 0;
     for (const A logit : logits) sum += std::exp(static_cast<double>(logit) - largest);
     return largest + std::log(sum);
+}
+
+/// ln p(token). Throws Error as above.
+template <class A>
+[[nodiscard]] double log_probability(std::span<const A> logits, Token token) {
+    return static_cast<double>(logits[static_cast<std::size_t>(token)]) - log_sum_exp(logits);
 }
 
 /// Adds `next` to a heap of the `count` best elements so far, with the worst of them in front, unless it is worse.

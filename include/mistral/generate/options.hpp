@@ -2,6 +2,7 @@
 
 #include <mistral/base/error.hpp>
 #include <mistral/base/types.hpp>
+#include <mistral/base/window.hpp>
 
 #include <cstdint>
 #include <functional>
@@ -12,6 +13,21 @@
 #include <vector>
 
 namespace mistral {
+
+/// What a session holds and how it computes.
+struct SessionOptions {
+    /// Positions that layers without a window can hold: 1 or more; by default as many as the model was trained for.
+    /// They set the memory. A layer with a window no larger than this goes on for ever.
+    Index context = no_window;
+    /// Tokens that can always be taken back: 0 or more. Each costs a position's memory. Drafts are taken back too:
+    /// until as many tokens follow them, fewer of those before can be.
+    Index rewind = 0;
+    /// Tokens of a prompt computed at once, 1 to `max_chunk`: more are faster, up to a point, and take more scratch
+    /// memory. The results do not depend on it.
+    Index chunk = 512;
+
+    static constexpr Index max_chunk = 65536;
+};
 
 /// How a generation chooses its tokens and when it ends. A flat aggregate:
 ///
@@ -70,6 +86,14 @@ struct GenerateOptions {
 };
 
 /// Throws Error, with the name and value, for an option outside its range.
+inline void validate(const SessionOptions& options) {
+    require(options.context >= 1, "context is ", options.context, ", expected 1 or more");
+    require(options.rewind >= 0, "rewind is ", options.rewind, ", expected 0 or more");
+    require(1 <= options.chunk && options.chunk <= SessionOptions::max_chunk, "chunk is ", options.chunk,
+            ", expected 1 to ", SessionOptions::max_chunk);
+}
+
+/// The same for a generation.
 inline void validate(const GenerateOptions& options) {
     // Written as !(lo <= x && x <= hi) so that a NaN fails too.
     const auto within = [](const char* name, auto value, auto low, auto high) {

@@ -3,6 +3,7 @@
 #include <mistral/base/config.hpp>
 #include <mistral/base/error.hpp>
 #include <mistral/base/quote.hpp>
+#include <mistral/base/replacement_file.hpp>
 #include <mistral/base/types.hpp>
 
 #include <array>
@@ -84,25 +85,17 @@ class SavedSession {
         require(in.good(), "the saved session ends early");
     }
 
-    /// Calls write(stream) for a new file beside `file`, which then takes its name.
+    /// Calls write(stream) for a file that then takes the place of `file`, as ReplacementFile says.
     /// Throws Error, with the name, where something fails; `file` is what it was then.
     template <class Write>
     static void save_file(const std::filesystem::path& file, Write&& write) {
-        auto part = file;
-        part += ".part";
-        std::error_code error;
+        ReplacementFile replacement(file);
         try {
-            std::ofstream out(part, std::ios::binary | std::ios::trunc);
-            require(out.is_open(), "cannot be opened for writing");
-            write(out);
-            out.close();
-            require(out.good(), "the session could not be written");
-            std::filesystem::rename(part, file, error);
-            require(!error, "cannot be replaced: ", error.message());
+            write(replacement.stream());
         } catch (const Error& failure) {
-            std::filesystem::remove(part, error);
             fail(utf8(file), ": ", failure.what());
         }
+        replacement.take_place();
     }
 
     /// Calls read(stream) for the file. Throws Error, with the name, where something fails.

@@ -27,33 +27,6 @@
 
 namespace mistral {
 
-/// What a session holds and how it computes.
-struct SessionOptions {
-    /// Positions that layers without a window can hold: 1 or more; by default as many as the model was trained for.
-    /// They set the memory. A layer with a window no larger than this goes on for ever.
-    Index context = no_window;
-    /// Tokens that can always be taken back: 0 or more. Each costs a position's memory. Drafts are taken back too:
-    /// until as many tokens follow them, fewer of those before can be.
-    Index rewind = 0;
-    /// Tokens of a prompt computed at once, 1 to 65536: more are faster, up to a point, and take more scratch memory.
-    /// The results do not depend on it.
-    Index chunk = 512;
-};
-
-/// The log-probabilities that a model gives to a text's tokens.
-struct Scores {
-    /// ln p(token | all before it), one per token that has any before it: a text at the start of a session yields one
-    /// fewer than it has tokens.
-    std::vector<double> logprobs;
-
-    /// Mean negative log-likelihood in nats per token; exp of it is the perplexity. NaN without tokens.
-    [[nodiscard]] double mean_nll() const {
-        double sum = 0;
-        for (const double logprob : logprobs) sum -= logprob;
-        return sum / static_cast<double>(logprobs.size());
-    }
-};
-
 /// One sequence over a shared model: its caches, its tokens, its position and the logits that follow. C is the cache's
 /// scalar. A session keeps its model alive; any number of them share one model, each used by one thread at a time.
 ///
@@ -62,7 +35,7 @@ struct Scores {
 ///
 /// Tokens given by `append` are computed at once, in chunks; one given by `push`, which is how `generate` adds what it
 /// samples, is computed together with what follows it. Both count in `position()`. Same tokens, same bits: neither
-/// chunks nor rewinds nor other sessions change a result.
+/// chunks (but see ChunkPrecision) nor rewinds nor other sessions change a result.
 template <class Model, class C = DefaultCacheScalar<typename Model::WeightScalar>>
 class Session {
   public:
@@ -193,7 +166,7 @@ class Session {
         Scores scores;
         if (tokens.empty()) return scores;
         scores.logprobs.reserve(tokens.size());
-        if (position() > 0) scores.logprobs.push_back(logprob(logits(), tokens.front()));
+        if (position() > 0) scores.logprobs.push_back(log_probability(logits(), tokens.front()));
         const Index rows = std::min({most_rows, options_.chunk, static_cast<Index>(tokens.size())});
         std::vector<A> memory(static_cast<std::size_t>(rows * vocab));
         while (!tokens.empty()) {
@@ -203,9 +176,10 @@ class Session {
             take(tokens.first(count), chunk);
             std::copy_n(chunk.row(chunk.rows() - 1), vocab, logits_.rows().row(0));
             logits_.hold(position());
-            for (std::size_t i = 0; i < std::min(count, tokens.size() - 1); ++i)
-                scores.logprobs.push_back(
-                    logprob({chunk.row(static_cast<Index>(i)), static_cast<std::size_t>(vocab)}, tokens[i + 1]));
+            for (std::size_t i = 0; i < std::min(count, tokens.size() - 1); ++i) {
+                const std::span<const A> row(chunk.row(static_cast<Index>(i)), static_cast<std::size_t>(vocab));
+                scores.logprobs.push_back(log_probability(row, tokens[i + 1]));
+            }
             tokens = tokens.subspan(count);
         }
         return scores;
@@ -289,11 +263,7 @@ class Session {
     using State = typename Model::template State<C>;
 
     static const SessionOptions& checked(const SessionOptions& options) {
-        constexpr Index most_chunk = 65536;
-        require(options.context >= 1, "context is ", options.context, ", expected 1 or more");
-        require(options.rewind >= 0, "rewind is ", options.rewind, ", expected 0 or more");
-        require(1 <= options.chunk && options.chunk <= most_chunk, "chunk is ", options.chunk, ", expected 1 to ",
-                most_chunk);
+        validate(options);
         return options;
     }
 
@@ -346,10 +316,6 @@ class Session {
                 reset();
             throw;
         }
-    }
-
-    static double logprob(std::span<const A> logits, Token token) {
-        return static_cast<double>(logits[static_cast<std::size_t>(token)]) - log_sum_exp(logits);
     }
 
     [[nodiscard]] std::string fingerprint() const {

@@ -5,8 +5,11 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -90,6 +93,36 @@ void check_products(double precision) {
     }
 }
 
+/// Three tokens of which the second holds `odd` once.
+template <class Q, class Architecture, int planes>
+void check_spoilt(float odd) {
+    constexpr Index inputs = 130, outputs = 5;
+    std::mt19937 random(3);
+    ThreadPool pool(1);
+    BasicWorkspace<AlignedBuffer<std::byte>> workspace;
+    const auto weights = numbers((outputs - 1) * inputs, random);  // the last row is zero
+    const PackedMatrix<Q> matrix(pool, outputs, inputs, [&](Index row, float* to) {
+        std::fill_n(to, inputs, 0.0f);
+        if (row + 1 < outputs) std::copy_n(weights.data() + row * inputs, inputs, to);
+    });
+    const auto multiply = [&](const std::vector<float>& x) {
+        const auto tokens = static_cast<Index>(x.size()) / inputs;
+        std::vector<float> out(static_cast<std::size_t>(tokens * outputs));
+        cpu::multiply<Architecture, planes>(pool, {x.data(), tokens, inputs}, matrix, {out.data(), tokens, outputs},
+                                            Update::assign, workspace);
+        return out;
+    };
+    const auto plain = numbers(3 * inputs, random);
+    const auto without = multiply(plain);
+    for (const Index at : {0, 63, 100, 129}) {
+        auto x = plain;
+        x[static_cast<std::size_t>(inputs + at)] = odd;
+        const auto out = multiply(x);
+        for (std::size_t i = 0; i < out.size(); ++i)
+            CHECK((i / outputs == 1 ? std::isnan(out[i]) : out[i] == without[i]));
+    }
+}
+
 }  // namespace
 
 TEST_CASE_TEMPLATE(
@@ -100,6 +133,36 @@ TEST_CASE_TEMPLATE(
     check_products<Q8, Architecture, 2>(0.5 / 16319);
     check_products<Q4, Architecture, 1>(0.5 / 127);
     check_products<Q4, Architecture, 2>(0.5 / 16319);
+}
+
+TEST_CASE_TEMPLATE("a token that holds a NaN or an infinity has outputs of NaN only, and the others stay as they are",
+                   Architecture, MISTRAL_TEST_ARCHITECTURES) {
+    constexpr float infinity = std::numeric_limits<float>::infinity();
+    constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+    for (const float odd : {nan, -nan, infinity, -infinity}) {
+        check_spoilt<Q8, Architecture, 1>(odd);
+        check_spoilt<Q8, Architecture, 2>(odd);
+        check_spoilt<Q4, Architecture, 1>(odd);
+        check_spoilt<Q4, Architecture, 2>(odd);
+    }
+}
+
+TEST_CASE("groups of numbers so small that their scale has no inverse count as zero, and those above do not") {
+    for (const float tiny : {std::numeric_limits<float>::denorm_min(), 1e-38f, 4e-35f}) {
+        GroupValues x{};
+        x[7] = tiny;
+        const cpu::TokenGroup<2> group(x);
+        CHECK(group.scale < 1e-37f);
+        CHECK(std::ranges::all_of(group.digits[0], [](int digit) { return digit == 0; }));
+        CHECK(std::ranges::all_of(group.digits[1], [](int digit) { return digit == 0; }));
+        CHECK(group.offsets == std::array<std::int32_t, 2>{});
+    }
+    GroupValues x{};
+    x[7] = -2e-34f;
+    CHECK(cpu::TokenGroup<1>(x).digits[0][7] == -127);
+    x[7] = std::numeric_limits<float>::max();
+    CHECK(cpu::TokenGroup<1>(x).digits[0][7] == 127);
+    CHECK(std::isfinite(cpu::TokenGroup<1>(x).scale));
 }
 
 TEST_CASE("activations of zero, and the largest, are kept") {

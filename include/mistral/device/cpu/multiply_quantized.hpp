@@ -10,10 +10,12 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 /// Linear maps with quantised weights. Activations become integers too, in the groups of the weights, and products are
 /// sums of integers, exact: what is rounded is the activations, each to within half of 1 / 16 320 of its group's
@@ -26,6 +28,7 @@ namespace mistral::cpu {
 template <int planes>
 struct TokenGroup {
     static constexpr float largest = planes == 2 ? 127 * 128 + 63 : 127;
+    static constexpr float smallest = 1e-34f;  ///< smaller ones count as zero: largest / smallest is finite
 
     std::array<std::array<std::int8_t, static_cast<std::size_t>(group_size)>, planes>
         digits;                                ///< the upper plane first
@@ -34,8 +37,13 @@ struct TokenGroup {
 
     explicit TokenGroup(const GroupValues& x) {
         const float extreme = largest_magnitude(x);
-        const float inverse = extreme > 0 ? largest / extreme : 0;
         scale = extreme / largest / level_unit;
+        if (!(smallest <= extreme && extreme <= std::numeric_limits<float>::max())) {
+            digits = {};  // of which a scale that is infinite or NaN makes NaN
+            offsets = {};
+            return;
+        }
+        const float inverse = largest / extreme;
         std::array<std::int32_t, std::size_t{group_size}> rest;
         for (std::size_t i = 0; i < x.size(); ++i) rest[i] = static_cast<std::int32_t>(nearest_integer(x[i] * inverse));
         if constexpr (planes == 2) {
@@ -49,13 +57,12 @@ struct TokenGroup {
 
   private:
     // Loops over whole groups without a branch, which compilers turn into vectors.
+
+    /// NaN where one of them is: as integers, magnitudes are in the same order, infinity and then NaN above all.
     static float largest_magnitude(const GroupValues& x) {
-        constexpr std::size_t lanes = 16;
-        std::array<float, lanes> largest_of{};
-        for (std::size_t i = 0; i < x.size(); i += lanes)
-            for (std::size_t lane = 0; lane < lanes; ++lane)
-                largest_of[lane] = std::max(largest_of[lane], std::abs(x[i + lane]));
-        return *std::max_element(largest_of.begin(), largest_of.end());
+        std::int32_t most = 0;
+        for (const float value : x) most = std::max(most, std::bit_cast<std::int32_t>(std::abs(value)));
+        return std::bit_cast<float>(most);
     }
 
     void set_plane(std::size_t plane, const std::array<std::int32_t, std::size_t{group_size}>& numbers) {
