@@ -17,6 +17,8 @@
 #include <utility>
 #include <vector>
 
+#include "kernels.hpp"
+
 /// Models of a few thousand random weights, made in memory.
 namespace tiny {
 
