@@ -1,30 +1,20 @@
 // Continues a text with a Mistral model, or holds a conversation: generate --help.
 
+#include <mistral/checkpoint/checkpoint.hpp>
+
 #include <cstdlib>
 #include <exception>
 #include <iostream>
 #include <string>
 
-#include "generate/generator.hpp"
 #include "generate/options.hpp"
+#include "generate/run.hpp"
 
 namespace {
 
 using namespace generator;
 
 constexpr int usage_status = 2;
-constexpr int interrupted_status = 128 + 2;  // as shells say of SIGINT, which is 2
-
-template <mistral::Scalar S>
-int run(const Options& options) {
-    Generator<S> generator(options);
-    if (options.chat)
-        generator.chat();
-    else
-        generator.complete();
-    if (!options.quiet) generator.report().print(std::cerr);
-    return generator.report().reason == mistral::StopReason::cancelled ? interrupted_status : EXIT_SUCCESS;
-}
 
 // The type that most of the checkpoint's weights have, those of the embedding's.
 std::string own_type(const std::string& model) {

@@ -11,7 +11,7 @@ read -r -a eigen <<< "$(pkg-config --cflags eigen3 2>/dev/null || echo -I/usr/in
 
 # Quantised products and attention use no more of xsimd than these do.
 "${CXX:-g++}" -std=c++20 -O1 -march=native -DMISTRAL_TEST_DATA="\"$root/tests/data\"" -I"$root/include" \
-    -I"$root/tests" -isystem "$work/pythran/pythran" "${eigen[@]/#-I/-isystem}" "$root"/tests/main.cpp \
+    -I"$root/tests" -isystem "$work/pythran/pythran" "${eigen[@]/#-I/-isystem}" "$root"/tests/{main,kernels}.cpp \
     "$root"/tests/device/cpu/{simd,elementwise,multiply}.cpp "$root"/tests/model/sliding_window_attention.cpp -o "$work/tests" -pthread
 version=$(awk '/define XSIMD_VERSION_(MAJOR|MINOR|PATCH)/ { printf "%s%s", dot, $3; dot = "." }' \
     "$work/pythran/pythran/xsimd/config/xsimd_config.hpp")

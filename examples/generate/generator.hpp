@@ -3,6 +3,7 @@
 #include <mistral/mistral.hpp>
 
 #include <algorithm>
+#include <cstdlib>
 #include <iostream>
 #include <string>
 #include <utility>
@@ -11,6 +12,7 @@
 #include "options.hpp"
 #include "output.hpp"
 #include "report.hpp"
+#include "run.hpp"
 #include "terminal.hpp"
 
 namespace generator {
@@ -167,5 +169,16 @@ class Generator {
     Output output_;
     Report report_;
 };
+
+template <mistral::Scalar S>
+int run(const Options& options) {
+    Generator<S> generator(options);
+    if (options.chat)
+        generator.chat();
+    else
+        generator.complete();
+    if (!options.quiet) generator.report().print(std::cerr);
+    return generator.report().reason == mistral::StopReason::cancelled ? interrupted_status : EXIT_SUCCESS;
+}
 
 }  // namespace generator

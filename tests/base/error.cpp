@@ -31,6 +31,10 @@ TEST_CASE("numbers in messages do not follow the global locale") {
     CHECK(text == "1234567 0.5");
 }
 
+TEST_CASE("numbers of floating point have six digits in messages") {
+    CHECK(concat(0.1f, ' ', 1e-7, ' ', 1234567.0) == "0.1 1e-07 1.23457e+06");
+}
+
 TEST_CASE("Cancelled is an Error that can be told apart") {
     CHECK_THROWS_AS(throw Cancelled("stopped"), Error);
 }

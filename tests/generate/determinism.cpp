@@ -21,12 +21,12 @@ namespace {
 
 /// The bundled model on so many threads, quantised once.
 template <class S>
-MistralModel<S> bundled(Index threads, ChunkPrecision precision, Index window = 64) {
+MistralModel<S> bundled(Index threads, ActivationPrecision precision, Index window = 64) {
     static const files::ScratchDirectory directory;
     LoadOptions options{.windows = std::vector<Index>{window}};
     if (QuantizedScalar<S>) options.packed_file = directory / "weights.packed";
     return MistralModel<S>::load(MISTRAL_MODELS "/shakespeare",
-                                 Cpu(CpuOptions{.threads = threads, .chunk_precision = precision}), options);
+                                 Cpu(CpuOptions{.threads = threads, .activation_precision = precision}), options);
 }
 
 /// Part of a text that the model knows; longer than its window of 64.
@@ -76,10 +76,10 @@ const GenerateOptions sampled{.max_tokens = 6, .temperature = 1, .top_p = 0.95f,
 
 TEST_CASE_TEMPLATE("a prompt and what follows give the same bits on any number of threads", S, bfloat16, Q8, Q4) {
     struct Way {
-        ChunkPrecision precision;
+        ActivationPrecision precision;
         Index window;
     };
-    for (const Way& way : {Way{ChunkPrecision::precise, 64}, Way{CpuOptions{}.chunk_precision, no_window}}) {
+    for (const Way& way : {Way{ActivationPrecision::precise, 64}, Way{CpuOptions{}.activation_precision, no_window}}) {
         CAPTURE(way.window);
         const Run expected = run(bundled<S>(1, way.precision, way.window), prompt(110), 48, sampled);
         for (const Index threads : {2, 3, 8})
@@ -88,13 +88,13 @@ TEST_CASE_TEMPLATE("a prompt and what follows give the same bits on any number o
 }
 
 TEST_CASE_TEMPLATE("precise chunks of any size give the same bits", S, bfloat16, Q8, Q4) {
-    const auto model = bundled<S>(2, ChunkPrecision::precise);
+    const auto model = bundled<S>(2, ActivationPrecision::precise);
     const Run expected = run(model, prompt(110), 512, greedy);
     for (const Index chunk : {7, 33, 64}) CHECK(run(model, prompt(110), chunk, greedy) == expected);
 }
 
 TEST_CASE_TEMPLATE("quantised sessions that run at the same time give the bits of one alone", Q, Q8, Q4) {
-    const auto model = bundled<Q>(2, ChunkPrecision::balanced);
+    const auto model = bundled<Q>(2, ActivationPrecision::balanced);
     const Run expected = run(model, prompt(100), 48, sampled);
     std::vector<Run> found(3);
     {
@@ -105,7 +105,7 @@ TEST_CASE_TEMPLATE("quantised sessions that run at the same time give the bits o
 }
 
 TEST_CASE_TEMPLATE("drafts change nothing with quantised weights", Q, Q8, Q4) {
-    for (const ChunkPrecision precision : {ChunkPrecision::precise, CpuOptions{}.chunk_precision}) {
+    for (const ActivationPrecision precision : {ActivationPrecision::precise, CpuOptions{}.activation_precision}) {
         const auto model = bundled<Q>(2, precision);
         Index accepted = 0;
         Index rejected = 0;

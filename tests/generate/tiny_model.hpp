@@ -17,7 +17,8 @@
 #include <utility>
 #include <vector>
 
-#include <message_of.hpp>
+#include "kernels.hpp"
+#include "message_of.hpp"
 
 /// Models of a few thousand random weights, made in memory.
 namespace tiny {

@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include "kernels.hpp"
+
 /// Mistral written out as in the paper: no cache, no chunks, no threads, a mask over absolute positions, loops in
 /// double precision. It shares no arithmetic with the library.
 namespace plain {

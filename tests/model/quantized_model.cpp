@@ -16,6 +16,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels.hpp"
+
 using namespace mistral;
 
 namespace {

@@ -1,9 +1,11 @@
 #pragma once
 
-#include <locale>
-#include <sstream>
+#include <charconv>
+#include <concepts>
+#include <iterator>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace mistral {
 
@@ -19,13 +21,31 @@ class Cancelled : public Error {
     using Error::Error;
 };
 
-/// Joins the parts into one text, with numbers written as in the C locale.
+/// Appends one part of a message: text as it is, numbers as in the C locale, of floating point to six digits.
+inline void append_part(std::string& message, std::string_view text) {
+    message += text;
+}
+inline void append_part(std::string& message, char character) {
+    message += character;
+}
+inline void append_part(std::string& message, std::floating_point auto number) {
+    char digits[32];
+    const auto end =
+        std::to_chars(std::begin(digits), std::end(digits), static_cast<double>(number), std::chars_format::general, 6)
+            .ptr;
+    message.append(digits, end);
+}
+inline void append_part(std::string& message, std::integral auto number) {
+    char digits[32];
+    message.append(digits, std::to_chars(std::begin(digits), std::end(digits), number).ptr);
+}
+
+/// Joins the parts into one text.
 template <class... Parts>
 [[nodiscard]] std::string concat(const Parts&... parts) {
-    std::ostringstream out;
-    out.imbue(std::locale::classic());
-    (out << ... << parts);
-    return out.str();
+    std::string message;
+    (append_part(message, parts), ...);
+    return message;
 }
 
 /// Throws an Error whose message is the parts, joined.

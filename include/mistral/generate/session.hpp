@@ -35,7 +35,7 @@ namespace mistral {
 ///
 /// Tokens given by `append` are computed at once, in chunks; one given by `push`, which is how `generate` adds what it
 /// samples, is computed together with what follows it. Both count in `position()`. Same tokens, same bits: neither
-/// chunks (but see ChunkPrecision) nor rewinds nor other sessions change a result.
+/// chunks (but see ActivationPrecision) nor rewinds nor other sessions change a result.
 template <class Model, class C = DefaultCacheScalar<typename Model::WeightScalar>>
 class Session {
   public:

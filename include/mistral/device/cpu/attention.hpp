@@ -21,8 +21,7 @@ namespace mistral::cpu {
 inline constexpr Index keys_per_span = 1024;
 static_assert(keys_per_span % keys_per_block == 0);
 
-/// The attention of one chunk: queries [tokens, query_heads * head_dim], the first at `position`; runs hold every
-/// position that they see, in order -> out, of the queries' shape.
+/// The attention of one chunk, cut into tasks.
 template <class Architecture, class C>
 class ChunkAttention {
   public:
@@ -120,5 +119,14 @@ class ChunkAttention {
     MatrixView<A> out_;
     Index tiles_;  // of tokens
 };
+
+/// queries [tokens, query_heads * head_dim], the first at `position`; runs hold every position that they see, in
+/// order -> out, of the queries' shape.
+template <class Architecture, class C, class Workspace>
+void attend(ThreadPool& pool, MatrixView<const Activation<C>> queries, Index position,
+            std::span<const KeyValueRun<C>> runs, const Shape& shape, MatrixView<Activation<C>> out,
+            Workspace& workspace) {
+    ChunkAttention<Architecture, C>(queries, position, runs, shape, out).run(pool, workspace);
+}
 
 }  // namespace mistral::cpu

@@ -151,7 +151,7 @@ class BasicCpu {
     void attend(MatrixView<const Activation<C>> queries, Index position, std::span<const KeyValueRun<C>> runs,
                 const Shape& shape, MatrixView<Activation<C>> out, Workspace& workspace) const {
         assert(queries.cols() == shape.query_heads * shape.head_dim && out.cols() == queries.cols());
-        cpu::ChunkAttention<Architecture, C>(queries, position, runs, shape, out).run(*pool_, workspace);
+        cpu::attend<Architecture, C>(*pool_, queries, position, runs, shape, out, workspace);
     }
 
     template <class A>

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <mistral/device/cpu/cpu.hpp>
+
+#include <span>
+
+/// The processor's kernels, which are compiled once for all tests, in kernels.cpp: every other file that includes this
+/// header only parses them. The macros give what stands before `template`.
+#define MISTRAL_TEST_KERNELS_OF(prefix, Set, S)                                                                   \
+    prefix template void multiply<Set, S>(ThreadPool&, MatrixView<const Activation<S>>, MatrixView<const S>,      \
+                                          MatrixView<Activation<S>>, Update, Cpu::Workspace&);                    \
+    prefix template void attend<Set, S>(ThreadPool&, MatrixView<const Activation<S>>, Index,                      \
+                                        std::span<const KeyValueRun<S>>, const Shape&, MatrixView<Activation<S>>, \
+                                        Cpu::Workspace&);
+
+#define MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, planes, Q)     \
+    prefix template void multiply<NativeInstructionSet, planes>( \
+        ThreadPool&, MatrixView<const float>, const PackedMatrix<Q>&, MatrixView<float>, Update, Cpu::Workspace&);
+
+#define MISTRAL_TEST_KERNELS(prefix)                                \
+    MISTRAL_TEST_KERNELS_OF(prefix, NativeInstructionSet, float)    \
+    MISTRAL_TEST_KERNELS_OF(prefix, NativeInstructionSet, half)     \
+    MISTRAL_TEST_KERNELS_OF(prefix, NativeInstructionSet, bfloat16) \
+    MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, 1, Q8)                \
+    MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, 2, Q8)                \
+    MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, 1, Q4)                \
+    MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, 2, Q4)
+
+// Those of FloatCpu, where they are others.
+#if defined(MISTRAL_HAS_AVX512_DOT)
+#define MISTRAL_TEST_FLOAT_KERNELS(prefix)                      \
+    MISTRAL_TEST_KERNELS_OF(prefix, xsimd::default_arch, float) \
+    MISTRAL_TEST_KERNELS_OF(prefix, xsimd::default_arch, half)  \
+    MISTRAL_TEST_KERNELS_OF(prefix, xsimd::default_arch, bfloat16)
+#else
+#define MISTRAL_TEST_FLOAT_KERNELS(prefix)
+#endif
+
+namespace mistral::cpu {
+MISTRAL_TEST_KERNELS(extern)
+MISTRAL_TEST_FLOAT_KERNELS(extern)
+}  // namespace mistral::cpu
