@@ -8,18 +8,23 @@ measured:
 
 Each model is written to a temporary directory, at most 14.5 GB at a time, and measured mapped and copied to memory,
 with flash attention and without: the fastest counts. llama.cpp knows no window of this architecture: at position
-30 000 it attends to all before it. Takes about a quarter of an hour on two cores.
+30 000 it attends to all before it. Decoding is as fast as memory is read, and where others share the memory that
+changes within seconds: its bandwidth is probed between steps, as bench/run.sh does, and the last ratio is the one for
+equal bandwidth. Takes about a quarter of an hour on two cores.
 """
 import argparse
+import concurrent.futures
 import ctypes
 import math
 import os
 import pathlib
 import signal
+import statistics
 import struct
 import sys
 import tempfile
 import time
+import typing
 
 import gguf
 import llama_cpp
@@ -121,10 +126,38 @@ def silent(level, text, user_data):
     pass
 
 
+class Figure(typing.NamedTuple):
+    """Tokens per second, and the bytes per second that memory gave meanwhile where that is what bounds them."""
+
+    rate: float
+    bandwidth: float | None
+
+    def merit(self):
+        return self.rate / (self.bandwidth or 1)
+
+
+class ReadProbe:
+    """Reads memory with so many threads, by the standard library's search for a byte that is not there."""
+
+    def __init__(self, threads):
+        self.search = ctypes.CDLL(None).memchr
+        self.search.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+        self.pool = concurrent.futures.ThreadPoolExecutor(threads)
+        self.parts = [np.full((256 << 20) // threads, 7, dtype=np.uint8) for _ in range(threads)]
+        self.sample()  # starts the threads
+
+    def sample(self):
+        """Bytes per second of one pass."""
+        start = time.perf_counter()
+        list(self.pool.map(lambda part: self.search(part.ctypes.data, 1, len(part)), self.parts))
+        return sum(map(len, self.parts)) / (time.perf_counter() - start)
+
+
 class Context:
     """A sequence on a model that llama.cpp has loaded."""
 
-    def __init__(self, model, threads, flash_attention, positions):
+    def __init__(self, model, threads, flash_attention, positions, probe):
+        self.probe = probe
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = positions
         parameters.n_batch = parameters.n_ubatch = PROMPT
@@ -150,19 +183,22 @@ class Context:
         llama_cpp.llama_get_logits(self.context)  # waits for them
 
     def decode(self, steps=8):
-        """Tokens per second, one by one from where the sequence is."""
+        """Tokens per second, one by one from where the sequence is, and the bandwidth meanwhile."""
         self.compute(1)  # not timed
-        start = time.perf_counter()
+        seconds, bandwidth = 0, []
         for _ in range(steps):
+            start = time.perf_counter()
             self.compute(1)
-        return steps / (time.perf_counter() - start)
+            seconds += time.perf_counter() - start
+            bandwidth.append(self.probe.sample())
+        return Figure(steps / seconds, statistics.median(bandwidth))
 
     def prefill(self):
         """Tokens per second of a prompt."""
         self.clear()
         start = time.perf_counter()
         self.compute(PROMPT)
-        return PROMPT / (time.perf_counter() - start)
+        return Figure(PROMPT / (time.perf_counter() - start), None)
 
     def repeat(self, positions):
         """Makes the sequence so long by its own keys and values over and over: to compute them would take half an
@@ -217,25 +253,39 @@ def repeat_state(state, positions):
 
 
 def measure(path, format_name, threads):
-    """For each figure the most tokens per second, and how llama.cpp was set up then."""
+    """For each figure the best one, and how llama.cpp was set up then."""
     best = {}
     deep = "deep" in FORMATS[format_name]
+    probe = ReadProbe(threads)
     for mapped in (True, False):
         parameters = llama_cpp.llama_model_default_params()
         parameters.use_mmap = mapped
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
         for flash_attention in (True, False):
-            with Context(model, threads, flash_attention, 32768 if deep else 1024) as context:
+            with Context(model, threads, flash_attention, 32768 if deep else 1024, probe) as context:
                 figures = {"decode": context.decode(), "prefill": context.prefill()}
                 if deep:
                     context.repeat(DEEP)
                     figures["deep"] = context.decode()
             setup = f"{'mapped' if mapped else 'copied'}, flash attention {'on' if flash_attention else 'off'}"
-            print(f"{format_name}, {setup}: {', '.join(f'{k} {v:.2f}' for k, v in figures.items())}", file=sys.stderr)
-            for name, value in figures.items():
-                best[name] = max((value, setup), best.get(name, (0, "")))
+            print(f"{format_name}, {setup}: {', '.join(f'{k} {v.rate:.2f}' for k, v in figures.items())}",
+                  file=sys.stderr)
+            for name, figure in figures.items():
+                if name not in best or figure.merit() > best[name][0].merit():
+                    best[name] = (figure, setup)
         llama_cpp.llama_model_free(model)
     return best
+
+
+def table_row(title, peer, row, setup, name):
+    ours = row.get("tokens/s", math.nan)
+    cells = [title, f"{peer.rate:.2f}", f"{ours:.2f}", f"{ours / peer.rate:.2f}"]
+    if peer.bandwidth is None:
+        cells += ["", "", cells[-1]]
+    else:
+        theirs, beside_ours = peer.bandwidth / 1e9, row.get("read_GB/s", math.nan)
+        cells += [f"{theirs:.1f}", f"{beside_ours:.1f}", f"{ours / beside_ours / (peer.rate / theirs):.2f}"]
+    return "| " + " | ".join([*cells, setup, f"`{name}`"]) + " |"
 
 
 def main():
@@ -252,7 +302,9 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that no model is left on the disk
     llama_cpp.llama_log_set(silent, None)
     llama_cpp.llama_backend_init()
-    print("| tokens/s | llama.cpp | mistral | ratio | llama.cpp's set-up | mistral's row |\n|---|---|---|---|---|---|")
+    columns = ["", "llama.cpp, tokens/s", "mistral, tokens/s", "ratio", "GB/s beside llama.cpp", "GB/s beside mistral",
+               "ratio at equal bandwidth", "llama.cpp's set-up", "mistral's row"]
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     for format_name in arguments.formats:
         with tempfile.TemporaryDirectory() as directory:
             path = pathlib.Path(directory) / "model.gguf"
@@ -261,9 +313,8 @@ def main():
         for figure, names in FORMATS[format_name].items():
             peer, setup = figures[figure]
             for name in names:
-                ours = rows[name]["tokens/s"] if name in rows else math.nan
-                numbers = f"{peer:.2f} | {ours:.2f} | {ours / peer:.2f}"
-                print(f"| {format_name}, {FIGURES[figure]} | {numbers} | {setup} | `{name}` |", flush=True)
+                title = f"{format_name}, {FIGURES[figure]}"
+                print(table_row(title, peer, rows.get(name, {}), setup, name), flush=True)
 
 
 if __name__ == "__main__":
