@@ -1,6 +1,6 @@
 // Prints the instruction set that is chosen here, and what a model writes with it.
 //
-//   generate MODEL [INSTRUCTION_SET]
+//   writer MODEL [INSTRUCTION_SET]
 
 #include <mistral/mistral.hpp>
 
@@ -14,7 +14,7 @@ int main(int argc, char** argv) try {
     if (argc < 2) return 2;
     const Cpu device({.threads = 2}, argc > 2 ? instruction_set_named(argv[2]) : best_instruction_set());
     std::cout << name(device.instruction_set()) << '\n';
-    const auto model = MistralModel<Q4>::load(argv[1], device);
+    const auto model = MistralModel<bfloat16>::load(argv[1], device);
     const auto tokenizer = Tokenizer::load(argv[1]);
     Session session(model);
     for (const Token token : session.generate(tokenizer.encode("ROMEO:"), {.max_tokens = 12}))
@@ -22,5 +22,5 @@ int main(int argc, char** argv) try {
     std::cout << '\n';
 } catch (const std::exception& error) {
     std::cerr << error.what() << '\n';
-    return 77;
+    return 1;
 }

@@ -3,7 +3,7 @@
 //   verbs [INSTRUCTION_SET]      the argument only where instructions are chosen at run time
 
 #include <mistral/base/checksum.hpp>
-#include <mistral/mistral.hpp>
+#include <mistral/device/cpu/cpu.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -74,7 +74,6 @@ class Verbs {
             outputs, inputs, [&](Index row, float* to) { std::copy_n(floats.begin() + row * inputs, inputs, to); });
         print("quantize q4", quantized.bytes());
         for (const Index tokens : {1, 7, 40}) {
-            multiply<float>("multiply float", {{floats.data(), outputs, inputs}, nullptr}, tokens);
             multiply<bfloat16>("multiply bfloat16", {{bfloats.data(), outputs, inputs}, nullptr}, tokens);
             multiply<Q4>("multiply q4", quantized, tokens);
         }
@@ -111,9 +110,14 @@ class Verbs {
 
 }  // namespace
 
-int main([[maybe_unused]] int argc, [[maybe_unused]] char** argv) try {
+int main([[maybe_unused]] int argc, [[maybe_unused]] char** argv) {
 #if defined(MISTRAL_DISPATCH)
-    const Cpu device({.threads = 2}, argc > 1 ? instruction_set_named(argv[1]) : best_instruction_set());
+    const auto set = argc > 1 ? instruction_set_named(argv[1]) : best_instruction_set();
+    if (!is_supported(set)) {
+        std::cerr << "skipped: this processor lacks " << name(set) << '\n';
+        return 77;
+    }
+    const Cpu device({.threads = 2}, set);
 #else
     const Cpu device({.threads = 2});
 #endif
@@ -121,7 +125,4 @@ int main([[maybe_unused]] int argc, [[maybe_unused]] char** argv) try {
     verbs.elementwise();
     verbs.multiply();
     verbs.attend();
-} catch (const Error& error) {
-    std::cerr << error.what() << '\n';
-    return 77;
 }
