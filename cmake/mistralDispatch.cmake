@@ -30,7 +30,7 @@ target_compile_definitions(mistral_dispatch INTERFACE MISTRAL_DISPATCH)
 foreach(set baseline avx2 avx512_dot)
     set(kernels mistral_kernels_${set})
     add_library(${kernels} OBJECT EXCLUDE_FROM_ALL ${CMAKE_CURRENT_LIST_DIR}/mistralKernels.cpp)
-    # Position-independent for shared libraries; code of the linker's making would have no machine code to look into.
+    # Position-independent for shared libraries. Optimised at once: what the linker optimises is no object file yet.
     set_target_properties(${kernels} PROPERTIES POSITION_INDEPENDENT_CODE ON INTERPROCEDURAL_OPTIMIZATION OFF)
     target_link_libraries(${kernels} PRIVATE mistral::mistral)
     target_compile_definitions(${kernels} PRIVATE MISTRAL_KERNELS=${kernels}
@@ -47,4 +47,5 @@ foreach(set baseline avx2 avx512_dot)
                                $<TARGET_OBJECTS:${kernels}> ${object})
     set_source_files_properties(${object} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
     target_sources(mistral_dispatch PRIVATE ${object})
+    add_dependencies(mistral_dispatch ${kernels})  # which Makefiles do not see in the object's name
 endforeach()
