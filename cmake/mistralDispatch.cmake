@@ -13,30 +13,21 @@ if(NOT (CMAKE_SYSTEM_NAME STREQUAL Linux AND CMAKE_SYSTEM_PROCESSOR MATCHES "^(x
     return()
 endif()
 
-set(mistral_flags_baseline "")
-set(mistral_flags_avx2 -mavx2 -mfma -mf16c)
-set(mistral_flags_avx512_dot ${mistral_flags_avx2} -mavx512f -mavx512cd -mavx512dq -mavx512bw -mavx512vl -mavx512vnni
-    -mavx512bf16)
-set(mistral_type_baseline NativeInstructionSet)
-set(mistral_type_avx2 xsimd::fma3<xsimd::avx2>)
-set(mistral_type_avx512_dot Avx512Dot)
-
 add_library(mistral_dispatch STATIC EXCLUDE_FROM_ALL)
 add_library(mistral::dispatch ALIAS mistral_dispatch)
 set_target_properties(mistral_dispatch PROPERTIES LINKER_LANGUAGE CXX)
 target_link_libraries(mistral_dispatch PUBLIC mistral::mistral)
 target_compile_definitions(mistral_dispatch INTERFACE MISTRAL_DISPATCH)
 
-foreach(set baseline avx2 avx512_dot)
+# mistral_add_kernels(SET TYPE FLAG...): of the instruction set that the library calls TYPE.
+function(mistral_add_kernels set type)
     set(kernels mistral_kernels_${set})
     add_library(${kernels} OBJECT EXCLUDE_FROM_ALL ${CMAKE_CURRENT_LIST_DIR}/mistralKernels.cpp)
     # Position-independent for shared libraries. Optimised at once: what the linker optimises is no object file yet.
     set_target_properties(${kernels} PROPERTIES POSITION_INDEPENDENT_CODE ON INTERPROCEDURAL_OPTIMIZATION OFF)
     target_link_libraries(${kernels} PRIVATE mistral::mistral)
-    target_compile_definitions(${kernels} PRIVATE MISTRAL_KERNELS=${kernels}
-                                                  MISTRAL_INSTRUCTION_SET=${mistral_type_${set}})
-    target_compile_options(${kernels} PRIVATE ${mistral_flags_${set}} -fno-lto
-                                              $<$<CXX_COMPILER_ID:GNU>:-fno-gnu-unique>)
+    target_compile_definitions(${kernels} PRIVATE MISTRAL_KERNELS=${kernels} MISTRAL_INSTRUCTION_SET=${type})
+    target_compile_options(${kernels} PRIVATE ${ARGN} -fno-lto $<$<CXX_COMPILER_ID:GNU>:-fno-gnu-unique>)
 
     # Templates and inline functions, the standard library's among them, are in every object that uses them, and the
     # linker takes one for all: it might be one that older processors cannot run. So all that an object defines is made
@@ -48,4 +39,11 @@ foreach(set baseline avx2 avx512_dot)
     set_source_files_properties(${object} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
     target_sources(mistral_dispatch PRIVATE ${object})
     add_dependencies(mistral_dispatch ${kernels})  # which Makefiles do not see in the object's name
-endforeach()
+endfunction()
+
+set(mistral_flags_avx2 -mavx2 -mfma -mf16c)
+set(mistral_flags_avx512_dot ${mistral_flags_avx2} -mavx512f -mavx512cd -mavx512dq -mavx512bw -mavx512vl -mavx512vnni
+    -mavx512bf16)
+mistral_add_kernels(baseline NativeInstructionSet)
+mistral_add_kernels(avx2 xsimd::fma3<xsimd::avx2> ${mistral_flags_avx2})
+mistral_add_kernels(avx512_dot Avx512Dot ${mistral_flags_avx512_dot})
