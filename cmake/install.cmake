@@ -13,6 +13,6 @@ configure_package_config_file(cmake/mistralConfig.cmake.in ${PROJECT_BINARY_DIR}
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/mistralConfigVersion.cmake COMPATIBILITY SameMinorVersion
                                  ARCH_INDEPENDENT)
 install(FILES ${PROJECT_BINARY_DIR}/mistralConfig.cmake ${PROJECT_BINARY_DIR}/mistralConfigVersion.cmake
-              cmake/mistralDependencies.cmake
+              cmake/mistralDependencies.cmake cmake/mistralDispatch.cmake cmake/mistralKernels.cpp
         DESTINATION ${package_dir})
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/mistral)

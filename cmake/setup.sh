@@ -9,7 +9,7 @@
 set -eu
 
 packages="g++ cmake ninja-build libeigen3-dev libxsimd-dev nlohmann-json3-dev doctest-dev libcli11-dev"
-packages="$packages libbenchmark-dev locales"
+packages="$packages libbenchmark-dev locales qemu-user"
 check=no
 for option; do
     case $option in

@@ -20,9 +20,17 @@ struct VectorsOf<Avx512Dot> {
     using type = xsimd::avx512bw;
 };
 
-/// The best instruction set that the translation unit is compiled for.
+/// The best that the processor offers at run time: see dispatched_cpu.hpp.
+struct Dispatched {};
+
+/// The instruction set that programs compute with unless they name another: the best that the translation unit is
+/// compiled for. With `mistral::dispatch` it is the processor's best.
 #if defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__) && defined(__AVX512BF16__)
 #define MISTRAL_HAS_AVX512_DOT
+#endif
+#if defined(MISTRAL_DISPATCH)
+using NativeInstructionSet = Dispatched;
+#elif defined(MISTRAL_HAS_AVX512_DOT)
 using NativeInstructionSet = Avx512Dot;
 #else
 using NativeInstructionSet = xsimd::default_arch;

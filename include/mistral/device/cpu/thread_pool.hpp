@@ -63,22 +63,10 @@ class ThreadPool {
     /// Waits for iterations, not for threads: one that the system does not run takes no part, and delays nobody.
     template <class Body>
     void for_each(Index count, Body&& body) {
-        if (executor_ && count > 1) return execute(count, body);
-        std::unique_lock alone(busy_, std::defer_lock);
-        if (count <= 1 || count > most_iterations || workers_.empty() || !alone.try_lock()) {
-            for (Index i = 0; i < count; ++i) body(Index{0}, i);
-            return;
-        }
-        loop_ = {[](void* context, Index worker, Index i) {
-                     (*static_cast<std::remove_reference_t<Body>*>(context))(worker, i);
-                 },
-                 const_cast<void*>(static_cast<const void*>(std::addressof(body))), count};
-        unfinished_.store(count, std::memory_order_relaxed);
-        const std::uint64_t last_round = ticket_.load(std::memory_order_relaxed) >> round_shift;
-        ticket_.store((last_round + 1) << round_shift | static_cast<std::uint64_t>(count), std::memory_order_release);
-        ticket_.notify_all();
-        take_part(0);
-        wait_while(unfinished_, [](Index left) { return left > 0; });
+        run_(*this, {[](void* context, Index worker, Index i) {
+                         (*static_cast<std::remove_reference_t<Body>*>(context))(worker, i);
+                     },
+                     const_cast<void*>(static_cast<const void*>(std::addressof(body))), count});
     }
 
   private:
@@ -88,6 +76,8 @@ class ThreadPool {
         void (*call)(void* context, Index worker, Index i) = nullptr;
         void* context = nullptr;
         Index count = 0;
+
+        void operator()(Index worker, Index i) const { call(context, worker, i); }
     };
 
     // A ticket is the number of a loop in the upper half, and in the lower how many of its iterations nobody has taken
@@ -97,13 +87,29 @@ class ThreadPool {
 
     static Index iterations_left(std::uint64_t ticket) { return static_cast<Index>(ticket) & most_iterations; }
 
-    template <class Body>
-    void execute(Index count, Body& body) const {
+    void run(const Loop& loop) {
+        if (executor_ && loop.count > 1) return execute(loop);
+        std::unique_lock alone(busy_, std::defer_lock);
+        if (loop.count <= 1 || loop.count > most_iterations || workers_.empty() || !alone.try_lock()) {
+            for (Index i = 0; i < loop.count; ++i) loop(0, i);
+            return;
+        }
+        loop_ = loop;
+        unfinished_.store(loop.count, std::memory_order_relaxed);
+        const std::uint64_t last_round = ticket_.load(std::memory_order_relaxed) >> round_shift;
+        ticket_.store((last_round + 1) << round_shift | static_cast<std::uint64_t>(loop.count),
+                      std::memory_order_release);
+        ticket_.notify_all();
+        take_part(0);
+        wait_while(unfinished_, [](Index left) { return left > 0; });
+    }
+
+    void execute(const Loop& loop) const {
         std::atomic<Index> next = 0;
-        executor_(std::min(count, tasks_), [&](Index worker) {
-            for (Index i = next.fetch_add(1, std::memory_order_relaxed); i < count;
+        executor_(std::min(loop.count, tasks_), [&](Index worker) {
+            for (Index i = next.fetch_add(1, std::memory_order_relaxed); i < loop.count;
                  i = next.fetch_add(1, std::memory_order_relaxed))
-                body(worker, i);
+                loop(worker, i);
         });
     }
 
@@ -119,7 +125,7 @@ class ThreadPool {
         std::uint64_t ticket = ticket_.load(std::memory_order_acquire);
         while (iterations_left(ticket) > 0) {
             if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acquire)) continue;
-            loop_.call(loop_.context, worker, loop_.count - iterations_left(ticket));
+            loop_(worker, loop_.count - iterations_left(ticket));
             if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) unfinished_.notify_one();
             ticket = ticket_.load(std::memory_order_acquire);
         }
@@ -156,6 +162,9 @@ class ThreadPool {
 #endif
     }
 
+    /// `run`, as whoever made the pool has compiled it: kernels that are compiled for another instruction set call that
+    /// one, since waiting needs state of the standard library, of which they may have a copy (see dispatched_cpu.hpp).
+    void (*run_)(ThreadPool&, const Loop&) = [](ThreadPool& pool, const Loop& loop) { pool.run(loop); };
     Executor executor_;
     Index tasks_ = 1;
     std::mutex busy_;

@@ -1,0 +1,119 @@
+#pragma once
+
+#include <mistral/base/aligned_buffer.hpp>
+#include <mistral/base/host_matrix.hpp>
+#include <mistral/base/matrix_view.hpp>
+#include <mistral/base/ring.hpp>
+#include <mistral/base/workspace.hpp>
+#include <mistral/device/cpu/packed_matrix.hpp>
+#include <mistral/device/cpu/thread_pool.hpp>
+#include <mistral/device/device.hpp>
+
+#include <algorithm>
+#include <cassert>
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <thread>
+
+namespace mistral {
+
+/// How activations meet quantised weights: in 15 bits, or in 8, which is twice as fast where arithmetic bounds. No
+/// other weights mind.
+enum class ActivationPrecision {
+    precise,   ///< 15 bits: a token gives the same bits in any chunk
+    balanced,  ///< 8 bits in chunks of more than 32 tokens, such as prompts, for Q4, whose weights are rounded more
+               ///< coarsely by far; 15 otherwise
+    fast,      ///< 8 bits: a token gives the same bits in any chunk
+};
+
+/// Balanced chunks of so many tokens are precise: the longest draft is among them.
+inline constexpr Index always_precise_tokens = 32;
+
+struct CpuOptions {
+    /// To compute on, the caller's included; 0 means one per core.
+    Index threads = 0;
+    /// Runs the loops instead of threads of the device's own, as `threads` tasks each. It must outlive the device, and
+    /// serves as many callers at the same time as there are threads with sessions.
+    Executor executor = nullptr;
+    ActivationPrecision activation_precision = ActivationPrecision::balanced;
+};
+
+/// How the processor keeps a matrix: quantised ones in an order of its own, others where they are.
+template <class T>
+struct MatrixOf {
+    using type = HostMatrix<T>;
+};
+template <QuantizedScalar Q>
+struct MatrixOf<Q> {
+    using type = PackedMatrix<Q>;
+};
+
+/// What devices on the processor have in common, whatever instructions they compute with: a pool of threads that all
+/// copies share, and the verbs that only move numbers.
+class CpuBase {
+  public:
+    template <class T>
+    using Buffer = AlignedBuffer<T>;
+    template <class T>
+    using Matrix = typename MatrixOf<T>::type;
+    using Workspace = BasicWorkspace<AlignedBuffer<std::byte>>;
+
+    /// Computes on `threads` threads, the caller's included; 0 means one per core. Throws Error for a nonsense number.
+    explicit CpuBase(Index threads = 0) : CpuBase(CpuOptions{.threads = threads}) {}
+    explicit CpuBase(const CpuOptions& options)
+        : pool_(make_pool(options)), activation_precision_(options.activation_precision) {}
+
+    [[nodiscard]] Index threads() const { return pool_->threads(); }
+
+    template <class T>
+    [[nodiscard]] Matrix<T> matrix(HostMatrix<T> weights) const {
+        return weights;
+    }
+
+    template <class S>
+    void embed(std::span<const Token> tokens, const HostMatrix<S>& table, MatrixView<Activation<S>> out) const {
+        assert(out.rows() == static_cast<Index>(tokens.size()) && out.cols() == table.cols());
+        for (Index t = 0; t < out.rows(); ++t)
+            std::transform(table.view.row(tokens[static_cast<std::size_t>(t)]),
+                           table.view.row(tokens[static_cast<std::size_t>(t)]) + out.cols(), out.row(t),
+                           [](const S& element) { return static_cast<Activation<S>>(element); });
+    }
+
+    template <class C>
+    void append(MatrixView<const C> keys, MatrixView<const C> values, const Ring& ring, KeyValueStore<C> store) const {
+        assert(keys.cols() == store.kv_heads * store.head_dim);
+        for (Index t = std::max<Index>(0, keys.rows() - store.capacity); t < keys.rows(); ++t)
+            for (Index head = 0; head < store.kv_heads; ++head) {
+                const Index to = (head * store.capacity + ring.slot(ring.next_position() + t)) * store.head_dim;
+                std::copy_n(keys.row(t) + head * store.head_dim, store.head_dim, store.keys + to);
+                std::copy_n(values.row(t) + head * store.head_dim, store.head_dim, store.values + to);
+            }
+    }
+
+    template <class T>
+    void copy_out(MatrixView<const T> from, MatrixView<T> to) const {
+        for (Index i = 0; i < from.rows(); ++i) std::copy_n(from.row(i), from.cols(), to.row(i));
+    }
+
+    template <class T>
+    void copy_in(MatrixView<const T> from, MatrixView<T> to) const {
+        copy_out(from, to);
+    }
+
+  protected:
+    [[nodiscard]] ThreadPool& pool() const { return *pool_; }
+    [[nodiscard]] ActivationPrecision activation_precision() const { return activation_precision_; }
+
+  private:
+    static std::shared_ptr<ThreadPool> make_pool(const CpuOptions& options) {
+        if (!options.executor) return std::make_shared<ThreadPool>(options.threads);
+        const Index cores = std::max<Index>(1, static_cast<Index>(std::thread::hardware_concurrency()));
+        return std::make_shared<ThreadPool>(options.threads == 0 ? cores : options.threads, options.executor);
+    }
+
+    std::shared_ptr<ThreadPool> pool_;
+    ActivationPrecision activation_precision_;
+};
+
+}  // namespace mistral
