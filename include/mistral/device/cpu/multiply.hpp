@@ -66,10 +66,11 @@ struct TileSize {
     static constexpr bool many_registers = lanes<float, Architecture> >= 16;  // AVX-512 has 32, the others 16
     static constexpr int tokens = many_registers ? 6 : 2;
 
-    /// Weight rows beside so many tokens: the fewer tokens, the more rows, which are so many streams from memory.
+    /// Weight rows beside so many tokens: the fewer tokens, the more rows, which are so many streams from memory. For
+    /// one token memory is all, and gives one long stream the fastest, which vectors of that size keep up with.
     static constexpr int rows(int tokens) {
-        if (many_registers && tokens == 4) return 6;
-        return tokens <= (many_registers ? 3 : 1) ? 8 : 4;
+        if (!many_registers) return tokens == 1 ? 8 : 4;
+        return tokens == 1 ? 1 : tokens <= 3 ? 8 : tokens == 4 ? 6 : 4;
     }
     static constexpr int row_multiple = 24;  // holds whole tiles of any size
 };
