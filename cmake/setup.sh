@@ -4,16 +4,16 @@
 #
 #   cmake/setup.sh           install what is lacking
 #   cmake/setup.sh --clang   the same, and Clang with its sanitizers and formatter, which the presets clang, asan and
-#                            tsan want, and pip, which .ci/run wants
+#                            tsan want, and pip and QEMU, which .ci/run wants
 #   cmake/setup.sh --check   only name what is lacking; fails if anything is
 set -eu
 
 packages="g++ cmake ninja-build libeigen3-dev libxsimd-dev nlohmann-json3-dev doctest-dev libcli11-dev"
-packages="$packages libbenchmark-dev locales qemu-user"
+packages="$packages libbenchmark-dev locales"
 check=no
 for option; do
     case $option in
-        --clang) packages="$packages clang clang-format libclang-rt-dev llvm python3-pip" ;;
+        --clang) packages="$packages clang clang-format libclang-rt-dev llvm python3-pip qemu-user" ;;
         --check) check=yes ;;
         *) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2 ;;
     esac
