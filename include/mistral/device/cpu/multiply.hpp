@@ -66,12 +66,14 @@ struct TileSize {
     static constexpr bool many_registers = lanes<float, Architecture> >= 16;  // AVX-512 has 32, the others 16
     static constexpr int tokens = many_registers ? 6 : 2;
 
-    /// Weight rows beside so many tokens: the fewer tokens, the more rows, which are so many streams from memory. For
-    /// one token memory is all, and gives one long stream the fastest, which vectors of that size keep up with.
+    /// Weight rows beside so many tokens: the fewer tokens, the more rows, which are so many streams from memory.
     static constexpr int rows(int tokens) {
-        if (!many_registers) return tokens == 1 ? 8 : 4;
-        return tokens == 1 ? 1 : tokens <= 3 ? 8 : tokens == 4 ? 6 : 4;
+        if (many_registers && tokens == 4) return 6;
+        return tokens <= (many_registers ? 3 : 1) ? 8 : 4;
     }
+    /// Memory is all for one token, and gives one long stream the fastest. Vectors must be so large that a single sum
+    /// keeps up, and the token so short that it stays in L1 meanwhile.
+    static constexpr bool takes_single_rows(Index token_bytes) { return many_registers && token_bytes <= 16 * 1024; }
     static constexpr int row_multiple = 24;  // holds whole tiles of any size
 };
 
@@ -106,6 +108,9 @@ class RowBlock {
         constexpr int rows = TileSize<Architecture>::rows(most);
         const Index large = tokens - (most - 1) * tiles;
         Index row = first_row;
+        if constexpr (most == 1)
+            if (tiles == 1 && TileSize<Architecture>::takes_single_rows(x_.cols() * Index{sizeof(Packed)}))
+                for (; row < last_row; ++row) tile<1, 1>(row, first_token, nullptr, 0);
         for (; row + rows <= last_row; row += rows) row_of_tiles<rows, most>(row, first_token, tiles, large);
         for (; row + 2 <= last_row; row += 2) row_of_tiles<2, most>(row, first_token, tiles, large);
         if (row < last_row) row_of_tiles<1, most>(row, first_token, tiles, large);
