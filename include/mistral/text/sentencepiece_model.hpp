@@ -5,7 +5,7 @@
 #include <mistral/base/types.hpp>
 #include <mistral/text/piece_table.hpp>
 #include <mistral/text/protobuf.hpp>
-#include <mistral/text/utf8.hpp>
+#include <mistral/base/utf8.hpp>
 
 #include <array>
 #include <cmath>

@@ -9,7 +9,7 @@
 #include <mistral/text/piece_decoder.hpp>
 #include <mistral/text/sentencepiece_model.hpp>
 #include <mistral/text/tokenizer_file.hpp>
-#include <mistral/text/utf8.hpp>
+#include <mistral/base/utf8.hpp>
 #include <mistral/text/vocabulary.hpp>
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-#include <mistral/text/utf8.hpp>
+#include <mistral/base/utf8.hpp>
 
 #include <doctest/doctest.h>
 
