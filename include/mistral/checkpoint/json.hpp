@@ -5,9 +5,10 @@
 #include <mistral/base/quote.hpp>
 #include <mistral/base/types.hpp>
 
-#include <algorithm>
 #include <charconv>
 #include <cstddef>
+#include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -23,22 +24,15 @@ struct JsonValue {
     enum class Kind { null, boolean, number, string, array, object };
 
     Kind kind = Kind::null;
-    std::string key{};                  ///< in an object
     std::string text{};                 ///< of a string; null, true, false and numbers as they are written
-    std::vector<JsonValue> children{};  ///< of an array in its order, of an object in the order of their keys' bytes
+    std::vector<JsonValue> children{};  ///< of an object or array, in the order of the file
+    std::map<std::string, std::size_t, std::less<>> positions{};  ///< of an object's keys among the children
 
     /// A number that is an Index, written without point and exponent.
     [[nodiscard]] std::optional<Index> integer() const { return parse<Index>(); }
 
     /// A number in the range of a double.
     [[nodiscard]] std::optional<double> number() const { return parse<double>(); }
-
-    /// The entry `wanted` of an object, null where there is none.
-    [[nodiscard]] const JsonValue* find(std::string_view wanted) const {
-        const auto precedes = [](const JsonValue& child, std::string_view other) { return child.key < other; };
-        const auto found = std::lower_bound(children.begin(), children.end(), wanted, precedes);
-        return found != children.end() && found->key == wanted ? &*found : nullptr;
-    }
 
   private:
     template <class Number>
@@ -91,7 +85,7 @@ class JsonBuilder {
                 add(Kind::string, std::move(token.text));
                 break;
             case JsonToken::Kind::key:
-                key_ = std::move(token.text);
+                add_key(std::move(token.text));
                 break;
             case JsonToken::Kind::open_object:
                 open(Kind::object);
@@ -100,9 +94,6 @@ class JsonBuilder {
                 open(Kind::array);
                 break;
             case JsonToken::Kind::close_object:
-                sort_keys(*open_.back());
-                open_.pop_back();
-                break;
             case JsonToken::Kind::close_array:
                 open_.pop_back();
                 break;
@@ -113,8 +104,7 @@ class JsonBuilder {
 
     JsonValue& add(Kind kind, std::string text) {
         require(++values_ <= max_values, name_, " holds more than ", max_values, " values, which no checkpoint does");
-        JsonValue value{kind, std::move(key_), std::move(text)};
-        key_.clear();
+        JsonValue value{kind, std::move(text)};
         if (open_.empty()) return root_ = std::move(value);
         return open_.back()->children.emplace_back(std::move(value));
     }
@@ -130,18 +120,15 @@ class JsonBuilder {
         open_.push_back(&add(kind, {}));
     }
 
-    void sort_keys(JsonValue& object) const {
-        auto& children = object.children;
-        std::sort(children.begin(), children.end(), [](auto& a, auto& b) { return a.key < b.key; });
-        const auto twice =
-            std::adjacent_find(children.begin(), children.end(), [](auto& a, auto& b) { return a.key == b.key; });
-        if (twice != children.end()) fail(name_, ": the key ", quote(twice->key), " stands twice in one object");
+    void add_key(std::string key) {
+        JsonValue& object = *open_.back();
+        const auto [entry, is_new] = object.positions.emplace(std::move(key), object.children.size());
+        require(is_new, name_, ": the key ", quote(entry->first), " stands twice in one object");
     }
 
     const std::string& name_;
     JsonValue root_;
     std::vector<JsonValue*> open_;  // objects and arrays that are not closed yet; none of them moves before it is
-    std::string key_;               // of the value to come
     Index values_ = 0;
 };
 
@@ -164,9 +151,9 @@ class Json {
     /// The entry `key` of an object, if there is one. It may be null.
     [[nodiscard]] std::optional<Json> find(std::string_view key) const {
         expect(is_object(), "an object");
-        const JsonValue* const entry = value_->find(key);
-        if (entry == nullptr) return std::nullopt;
-        return child(*entry, concat(next_, escape(key)));
+        const auto entry = value_->positions.find(key);
+        if (entry == value_->positions.end()) return std::nullopt;
+        return child(value_->children[entry->second], concat(next_, escape(key)));
     }
 
     /// The same, where null counts as absent.
@@ -188,8 +175,8 @@ class Json {
     template <class Visit>
     void for_each_member(const Visit& visit) const {
         expect(is_object(), "an object");
-        for (const JsonValue& entry : value_->children)
-            visit(entry.key, child(entry, concat(next_, escape(entry.key))));
+        for (const auto& [key, position] : value_->positions)
+            visit(key, child(value_->children[position], concat(next_, escape(key))));
     }
 
     /// How many entries an object has.

@@ -8,6 +8,7 @@
 #include <array>
 #include <charconv>
 #include <cstddef>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -68,9 +69,10 @@ class PythonJsonWriter {
     /// An object or array of which the end has not come.
     struct Container {
         bool is_object = false;
-        std::string key{};                               // of the value to come
-        std::vector<Member> members{};                   // without keys in an array
-        std::map<std::string, std::size_t> positions{};  // of the keys among the members; no hash to be attacked
+        std::string key{};              // of the value to come
+        std::vector<Member> members{};  // without keys in an array
+        std::map<std::string, std::size_t, std::less<>>
+            positions{};  // of the keys among the members; no hash to be attacked
     };
 
     PythonJsonWriter() { open_.emplace_back(); }
