@@ -2,7 +2,10 @@
 
 #include <doctest/doctest.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <limits>
+#include <random>
 #include <string>
 
 #include "../program_locale.hpp"
@@ -22,7 +25,8 @@ std::string repeated(const std::string& text, int times) {
     return all;
 }
 
-constexpr Index largest = std::numeric_limits<Index>::max();
+constexpr Index least = std::numeric_limits<Index>::min(), largest = std::numeric_limits<Index>::max();
+constexpr double largest_double = std::numeric_limits<double>::max();
 
 }  // namespace
 
@@ -136,6 +140,29 @@ TEST_CASE("numbers beyond a double are refused") {
     }
     CHECK(refusal("[1e308, 1e-300, 18446744073709551616]").empty());
     CHECK(Json::parse("[18446744073709551616]", "f").elements(1)[0].number(1e19, 2e19) == 18446744073709551616.0);
+}
+
+TEST_CASE("numbers are the doubles and integers that nlohmann reads") {
+    std::mt19937 random(7);
+    const auto digits = [&](std::size_t most) {
+        std::string all(1, static_cast<char>('1' + random() % 9));
+        for (std::size_t more = random() % most; more > 0; --more) all += static_cast<char>('0' + random() % 10);
+        return all;
+    };
+    for (int i = 0; i < 20'000; ++i) {
+        std::string text = concat(i % 2 == 0 ? "" : "-", digits(19));
+        if (i % 3 > 0) text += "." + digits(18);
+        if (i % 3 > 1) text += concat("e", static_cast<int>(random() % 500) - 250);
+        const Json ours = Json::parse(text, "f");
+        const auto theirs = nlohmann::json::parse(text);
+        bool agree = ours.number(-largest_double, largest_double) == theirs.get<double>();
+        const bool is_index = theirs.is_number_integer() && (i % 2 == 1 || theirs.get<std::uint64_t>() <= largest);
+        if (is_index) agree = agree && ours.integer(least, largest) == theirs.get<Index>();
+        if (agree && is_index == message_of([&] { return ours.integer(least, largest); }).empty()) continue;
+        CAPTURE(text);
+        CHECK(agree);
+        CHECK(is_index == message_of([&] { return ours.integer(least, largest); }).empty());
+    }
 }
 
 TEST_CASE("a byte order mark is skipped") {
