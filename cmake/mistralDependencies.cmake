@@ -17,7 +17,6 @@ endfunction()
 set(mistral_missing "")
 mistral_find(Eigen3 Eigen3::Eigen 3.4)
 mistral_find(xsimd xsimd 8.1)
-mistral_find(nlohmann_json nlohmann_json::nlohmann_json 3.11)
 find_package(Threads REQUIRED)
 list(JOIN mistral_missing ", " mistral_missing)
 

@@ -2,7 +2,10 @@
 
 #include <doctest/doctest.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <limits>
+#include <random>
 #include <string>
 
 #include "../program_locale.hpp"
@@ -22,7 +25,8 @@ std::string repeated(const std::string& text, int times) {
     return all;
 }
 
-constexpr Index largest = std::numeric_limits<Index>::max();
+constexpr Index least = std::numeric_limits<Index>::min(), largest = std::numeric_limits<Index>::max();
+constexpr double largest_double = std::numeric_limits<double>::max();
 
 }  // namespace
 
@@ -75,7 +79,7 @@ TEST_CASE("a wrong value is refused with file, key, found and expected") {
           "dir/f.json: u is 9223372036854775808, expected an integer from 0 to 9223372036854775807");
     CHECK_FALSE(message([&] { return root.at("v").integer(-largest, largest); }).empty());  // and does not wrap
     CHECK(message([&] { return root.at("e").integer(0, 1000); }) ==
-          "dir/f.json: e is 100.0, expected an integer from 0 to 1000");
+          "dir/f.json: e is 1e2, expected an integer from 0 to 1000");
     CHECK(message([&] { return root.at("f").number(0.5, 1); }) ==
           "dir/f.json: f is 0.5, expected a number between 0.5 and 1");
     CHECK(message([&] { return root.at("f").number(0, 0.5); }) ==
@@ -124,7 +128,8 @@ TEST_CASE("what is not JSON is refused with the place") {
         CAPTURE(text);
         CHECK(refusal(text).starts_with("f.json is not valid JSON, at byte "));
     }
-    CHECK(refusal(std::string("{}\0", 3)) == "f.json is not valid JSON: it holds a zero byte");
+    CHECK(refusal(std::string("{}\0", 3)) ==
+          "f.json is not valid JSON, at byte 3 (line 1, column 3): found \"\\x00\", expected the end");
     CHECK(refusal("[\"" + std::string(1'000'000, 'a')).size() < 300);
 }
 
@@ -135,6 +140,29 @@ TEST_CASE("numbers beyond a double are refused") {
     }
     CHECK(refusal("[1e308, 1e-300, 18446744073709551616]").empty());
     CHECK(Json::parse("[18446744073709551616]", "f").elements(1)[0].number(1e19, 2e19) == 18446744073709551616.0);
+}
+
+TEST_CASE("numbers are the doubles and integers that nlohmann reads") {
+    std::mt19937 random(7);
+    const auto digits = [&](std::size_t most) {
+        std::string all(1, static_cast<char>('1' + random() % 9));
+        for (std::size_t more = random() % most; more > 0; --more) all += static_cast<char>('0' + random() % 10);
+        return all;
+    };
+    for (int i = 0; i < 20'000; ++i) {
+        std::string text = concat(i % 2 == 0 ? "" : "-", digits(19));
+        if (i % 3 > 0) text += "." + digits(18);
+        if (i % 3 > 1) text += concat("e", static_cast<int>(random() % 500) - 250);
+        const Json ours = Json::parse(text, "f");
+        const auto theirs = nlohmann::json::parse(text);
+        bool agree = ours.number(-largest_double, largest_double) == theirs.get<double>();
+        const bool is_index = theirs.is_number_integer() && (i % 2 == 1 || theirs.get<std::uint64_t>() <= largest);
+        if (is_index) agree = agree && ours.integer(least, largest) == theirs.get<Index>();
+        if (agree && is_index == message_of([&] { return ours.integer(least, largest); }).empty()) continue;
+        CAPTURE(text);
+        CHECK(agree);
+        CHECK(is_index == message_of([&] { return ours.integer(least, largest); }).empty());
+    }
 }
 
 TEST_CASE("a byte order mark is skipped") {
@@ -161,7 +189,7 @@ TEST_CASE("numbers in messages do not depend on the locale of C++'s streams") {
     const ProgramLocale punctuation("C");
     const Json root = Json::parse(R"({"a": 0.125e1, "c": 1234567})", "f.json");
     CHECK(message_of([&] { return root.at("a").number(0, 0.5); }) ==
-          "f.json: a is 1.25, expected a number between 0 and 0.5");
+          "f.json: a is 0.125e1, expected a number between 0 and 0.5");
     CHECK(message_of([&] { return root.at("c").integer(0, 1'000'000); }) ==
           "f.json: c is 1234567, expected an integer from 0 to 1000000");
 }

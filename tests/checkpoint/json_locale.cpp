@@ -13,7 +13,7 @@ TEST_CASE("numbers and messages do not depend on the program's locale") {
         CHECK(root.at("a").number(0, 2) == 1.25);
         CHECK(root.at("b").number(0, 2) == 1e-5);
         CHECK(message_of([&] { return root.at("a").number(0, 0.5); }) ==
-              "f.json: a is 1.25, expected a number between 0 and 0.5");
+              "f.json: a is 0.125e1, expected a number between 0 and 0.5");
         CHECK(message_of([&] { return root.at("c").integer(0, 1'000'000); }) ==
               "f.json: c is 1234567, expected an integer from 0 to 1000000");
         CHECK(message_of([&] { return Json::parse("[1.5, 1.", "f.json"); }) != "");

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -55,6 +56,24 @@ TEST_CASE("numbers are written as Python's repr does") {
     for (const auto& [text, expected] : numbers) CHECK(rewrite(text) == expected);
 }
 
+TEST_CASE("numbers that are too small for a double are zero, and those that are too large no JSON") {
+    const std::string zeros(400, '0');
+    for (const std::string& tiny :
+         {std::string("2.4e-324"), std::string("1e-99999999999999999999"), "0." + zeros + "1", "0." + zeros + "12e+50",
+          "1" + zeros + "e-800", "1" + zeros + ".5e-800", std::string("0e99999999999999999999")}) {
+        CAPTURE(tiny);
+        CHECK(rewrite(tiny) == "0.0");
+        CHECK(rewrite("-" + tiny) == "-0.0");
+    }
+    for (const std::string& huge :
+         {std::string("1.8e308"), std::string("1e99999999999999999999"), "1" + zeros, "1" + zeros + ".0",
+          "1" + zeros + "e+1", "0." + zeros + "1e800", std::string("0.001e400")}) {
+        CAPTURE(huge);
+        CHECK(rewrite(huge) == "no JSON");
+        CHECK(rewrite("-" + huge) == "no JSON");
+    }
+}
+
 TEST_CASE("strings keep what is not ASCII and escape what must be") {
     CHECK(rewrite(R"("\u00e9\ud83d\ude00\/\b\f\u0001\u007f\u2028")") ==
           "\"\xC3\xA9\xF0\x9F\x98\x80/\\b\\f\\u0001\x7F\xE2\x80\xA8\"");
@@ -74,6 +93,7 @@ TEST_CASE("what is no JSON is told") {
           "+1",  ".5",       "1.",    "'a'",         "\"a\nb\"", "{\"a\":1} x",  "\xEF\xBB\xBF{}",
           "NaN", "Infinity", "1e400", "\"\\ud800\"", "\"\xFF\"", "// comment\n1"})
         CHECK_FALSE(PythonJsonWriter::rewrite(text));
+    CHECK_FALSE(PythonJsonWriter::rewrite(std::string_view("{}\0", 3)));
 }
 
 TEST_CASE("rewriting what is rewritten changes nothing") {

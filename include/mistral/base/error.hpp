@@ -2,6 +2,8 @@
 
 #include <charconv>
 #include <concepts>
+#include <cstdint>
+#include <initializer_list>
 #include <iterator>
 #include <stdexcept>
 #include <string>
@@ -21,44 +23,73 @@ class Cancelled : public Error {
     using Error::Error;
 };
 
-/// Appends one part of a message: text as it is, numbers as in the C locale, of floating point to six digits.
-inline void append_part(std::string& message, std::string_view text) {
-    message += text;
-}
-inline void append_part(std::string& message, char character) {
-    message += character;
-}
-inline void append_part(std::string& message, std::floating_point auto number) {
-    char digits[32];
-    const auto end =
-        std::to_chars(std::begin(digits), std::end(digits), static_cast<double>(number), std::chars_format::general, 6)
-            .ptr;
-    message.append(digits, end);
-}
-inline void append_part(std::string& message, std::integral auto number) {
-    char digits[32];
-    message.append(digits, std::to_chars(std::begin(digits), std::end(digits), number).ptr);
-}
+/// A part of a message: text as it is, numbers as in the C locale, of floating point to six digits. One type for all of
+/// them, so that no code is made for each combination of parts.
+class MessagePart {
+  public:
+    MessagePart(std::string_view text) : text_(text) {}
+    MessagePart(const std::string& text) : text_(text) {}
+    MessagePart(const char* text) : text_(text) {}
+    MessagePart(char character) : kind_(Kind::character), integer_(character) {}
+    template <std::signed_integral T>
+    requires(!std::same_as<T, char>) MessagePart(T number) : kind_(Kind::integer), integer_(number) {}
+    MessagePart(std::unsigned_integral auto number)
+        : kind_(Kind::natural), integer_(static_cast<std::int64_t>(std::uint64_t{number})) {}
+    MessagePart(std::floating_point auto number) : kind_(Kind::real), real_(number) {}
+
+    void append_to(std::string& message) const {
+        char digits[32];
+        char* const end = std::end(digits);
+        switch (kind_) {
+            case Kind::text:
+                message += text_;
+                break;
+            case Kind::character:
+                message += static_cast<char>(integer_);
+                break;
+            case Kind::integer:
+                message.append(digits, std::to_chars(digits, end, integer_).ptr);
+                break;
+            case Kind::natural:
+                message.append(digits, std::to_chars(digits, end, static_cast<std::uint64_t>(integer_)).ptr);
+                break;
+            case Kind::real:
+                message.append(digits, std::to_chars(digits, end, real_, std::chars_format::general, 6).ptr);
+        }
+    }
+
+  private:
+    enum class Kind { text, character, integer, natural, real } kind_ = Kind::text;
+    std::string_view text_;
+    std::int64_t integer_ = 0;
+    double real_ = 0;
+};
 
 /// Joins the parts into one text.
+[[nodiscard]] inline std::string join(std::initializer_list<MessagePart> parts) {
+    std::string message;
+    for (const MessagePart& part : parts) part.append_to(message);
+    return message;
+}
 template <class... Parts>
 [[nodiscard]] std::string concat(const Parts&... parts) {
-    std::string message;
-    (append_part(message, parts), ...);
-    return message;
+    return join({MessagePart(parts)...});
 }
 
 /// Throws an Error whose message is the parts, joined.
+[[noreturn]] inline void fail_with(std::initializer_list<MessagePart> parts) {
+    throw Error(join(parts));
+}
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
-    throw Error(concat(parts...));
+    fail_with({MessagePart(parts)...});
 }
 
 /// Throws an Error whose message is the parts, joined, unless `condition` holds.
 template <class... Parts>
 void require(bool condition, const Parts&... parts) {
     if (!condition) [[unlikely]]
-        fail(parts...);
+        fail_with({MessagePart(parts)...});
 }
 
 }  // namespace mistral

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <mistral/base/types.hpp>
-#include <mistral/text/utf8.hpp>
+#include <mistral/base/utf8.hpp>
 #include <mistral/text/vocabulary.hpp>
 
 #include <algorithm>

@@ -1,24 +1,25 @@
 #pragma once
 
-#include <mistral/base/c_locale.hpp>
 #include <mistral/base/error.hpp>
+#include <mistral/base/json_reader.hpp>
+#include <mistral/base/types.hpp>
 
-#include <nlohmann/json.hpp>
-
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstddef>
-#include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 namespace mistral {
 
-/// Writes what nlohmann's parser reads as Python's `json.dumps(json.loads(text), ensure_ascii=False)` writes it, which
+/// Writes JSON as Python's `json.dumps(json.loads(text), ensure_ascii=False)` writes it, which
 /// is the form that models were trained on: ", " and ": " between things, no line breaks, characters beyond ASCII as
 /// they are, objects in their order, the last of equal keys in the place of the first, numbers as Python prints them.
 ///
@@ -62,67 +63,94 @@ class PythonJsonWriter {
         return out + '"';
     }
 
-    // What follows is nlohmann's SAX interface.
-    bool null() { return add("null"); }
-    bool boolean(bool value) { return add(value ? "true" : "false"); }
-    bool number_integer(std::int64_t value) { return add(std::to_string(value)); }
-    bool number_unsigned(std::uint64_t value) { return add(std::to_string(value)); }
-    bool number_float(double value, const std::string& digits) {
-        const bool is_integer = digits.find_first_not_of("-0123456789") == std::string::npos;  // beyond 64 bits
-        return add(is_integer ? digits : float_of(value));
-    }
-    bool string(const std::string& value) { return add(string_of(value)); }
-    bool binary(const std::vector<std::uint8_t>&) { return false; }  // never comes from a text
-    bool start_object(std::size_t) { return open(true); }
-    bool end_object() { return close(); }
-    bool start_array(std::size_t) { return open(false); }
-    bool end_array() { return close(); }
-    bool key(const std::string& key) {
-        open_.back().key = key;
-        return true;
-    }
-    bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) { return false; }
-
   private:
+    using Kind = JsonToken::Kind;
+
     /// An object or array of which the end has not come.
     struct Container {
         bool is_object = false;
-        std::string key{};                               // of the value to come
-        std::vector<Member> members{};                   // without keys in an array
-        std::map<std::string, std::size_t> positions{};  // of the keys among the members; no hash to be attacked
+        std::string key{};              // of the value to come
+        std::vector<Member> members{};  // without keys in an array
+        std::map<std::string, std::size_t, std::less<>>
+            positions{};  // of the keys among the members; no hash to be attacked
     };
 
     PythonJsonWriter() { open_.emplace_back(); }
 
+    /// Whether `text` is JSON.
     bool read(std::string_view text) {
-        if (text.starts_with("\xEF\xBB\xBF")) return false;  // nlohmann skips a byte order mark, Python does not
-        const CLocale numbers;
-        return nlohmann::json::sax_parse(text.begin(), text.end(), this);
+        if (text.starts_with("\xEF\xBB\xBF")) return false;  // a byte order mark, which Python does not skip
+        try {
+            JsonReader reader(text, "the text");
+            for (JsonToken token = reader.next(); token.kind != Kind::end; token = reader.next())
+                if (!take(std::move(token))) return false;
+            return true;
+        } catch (const JsonError&) {
+            return false;
+        }
     }
 
-    bool add(std::string value) {
+    /// Whether the token is one of JSON as it is written here.
+    bool take(JsonToken token) {
+        switch (token.kind) {
+            case Kind::null:
+            case Kind::boolean:
+                add(std::move(token.text));
+                return true;
+            case Kind::number:
+                return add_number(token.text);
+            case Kind::string:
+                add(string_of(token.text));
+                return true;
+            case Kind::key:
+                open_.back().key = std::move(token.text);
+                return true;
+            case Kind::open_object:
+            case Kind::open_array:
+                open(token.kind == Kind::open_object);
+                return true;
+            case Kind::close_object:
+            case Kind::close_array:
+                close();
+                return true;
+            case Kind::end:
+                return true;
+        }
+        return false;
+    }
+
+    bool add_number(const std::string& digits) {
+        double value = 0;
+        if (std::from_chars(digits.data(), digits.data() + digits.size(), value).ec != std::errc()) {
+            if (!is_below_one(digits)) return false;
+            value = digits.front() == '-' ? -0.0 : 0.0;
+        }
+        const bool is_integer = digits.find_first_not_of("-0123456789") == std::string::npos;
+        add(!is_integer ? float_of(value) : digits == "-0" ? "0" : digits);
+        return true;
+    }
+
+    void add(std::string value) {
         Container& container = open_.back();
         if (container.is_object) {
             const auto [position, is_new] = container.positions.emplace(container.key, container.members.size());
             if (!is_new) {
                 container.members[position->second].second = std::move(value);
-                return true;
+                return;
             }
         }
         container.members.emplace_back(std::move(container.key), std::move(value));
-        return true;
     }
 
-    bool open(bool is_object) {
+    void open(bool is_object) {
         require(open_.size() <= most_levels, "JSON nested more than ", most_levels, " levels deep is not supported");
         open_.push_back({.is_object = is_object});
-        return true;
     }
 
-    bool close() {
+    void close() {
         last_closed_ = std::move(open_.back());
         open_.pop_back();
-        return add(joined(last_closed_));
+        add(joined(last_closed_));
     }
 
     static std::string joined(const Container& container) {
@@ -133,6 +161,20 @@ class PythonJsonWriter {
             out += value;
         }
         return out + (container.is_object ? '}' : ']');
+    }
+
+    /// Of a number beyond a double: whether it is too small, not too large.
+    static bool is_below_one(std::string_view number) {
+        const std::size_t end = std::min(number.find_first_of("eE"), number.size());
+        const std::string_view digits = number.substr(0, end);
+        const auto point = static_cast<Index>(std::min(digits.find('.'), end));
+        const auto first = static_cast<Index>(digits.find_first_of("123456789"));
+        if (end == number.size()) return point < first;
+        const std::string_view exponent = number.substr(number[end + 1] == '+' ? end + 2 : end + 1);
+        Index value = 0;
+        if (std::from_chars(exponent.data(), exponent.data() + exponent.size(), value).ec != std::errc())
+            return exponent.front() == '-';  // it outweighs all digits that fit into memory
+        return point - first + value < (point > first ? 1 : 0);
     }
 
     /// The shortest digits that give the number back, with an exponent from 1e16 on and below 1e-4, as `repr` does.

@@ -3,9 +3,9 @@
 #include <mistral/base/error.hpp>
 #include <mistral/base/quote.hpp>
 #include <mistral/base/types.hpp>
+#include <mistral/base/utf8.hpp>
 #include <mistral/text/piece_table.hpp>
 #include <mistral/text/protobuf.hpp>
-#include <mistral/text/utf8.hpp>
 
 #include <array>
 #include <cmath>

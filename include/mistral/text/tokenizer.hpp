@@ -5,11 +5,11 @@
 #include <mistral/base/mapped_file.hpp>
 #include <mistral/base/quote.hpp>
 #include <mistral/base/types.hpp>
+#include <mistral/base/utf8.hpp>
 #include <mistral/text/byte_pair_encoder.hpp>
 #include <mistral/text/piece_decoder.hpp>
 #include <mistral/text/sentencepiece_model.hpp>
 #include <mistral/text/tokenizer_file.hpp>
-#include <mistral/text/utf8.hpp>
 #include <mistral/text/vocabulary.hpp>
 
 #include <algorithm>

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <string_view>
 
 namespace mistral {
@@ -40,6 +41,23 @@ struct Utf8 {
             text.remove_prefix(size);
         }
         return true;
+    }
+
+    /// Appends the character `code_point`, which is no surrogate and at most U+10FFFF.
+    static void append(std::string& text, char32_t code_point) {
+        const auto tail = [&](int shift) { text += static_cast<char>(0x80 | (code_point >> shift & 0x3F)); };
+        if (code_point < 0x80) {
+            text += static_cast<char>(code_point);
+        } else if (code_point < 0x800) {
+            text += static_cast<char>(0xC0 | code_point >> 6);
+            tail(0);
+        } else if (code_point < 0x10000) {
+            text += static_cast<char>(0xE0 | code_point >> 12);
+            tail(6), tail(0);
+        } else {
+            text += static_cast<char>(0xF0 | code_point >> 18);
+            tail(12), tail(6), tail(0);
+        }
     }
 
   private:

@@ -1,8 +1,9 @@
-#include <mistral/text/utf8.hpp>
+#include <mistral/base/utf8.hpp>
 
 #include <doctest/doctest.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 using namespace mistral;
@@ -11,20 +12,21 @@ namespace {
 
 /// The character that `bytes` encode by the plain arithmetic of UTF-8, or nothing: what is not the shortest form of a
 /// character that may be encoded is ill-formed.
-bool is_character(const std::string& bytes) {
+std::optional<std::uint32_t> decoded(const std::string& bytes) {
     const auto at = [&](std::size_t i) { return static_cast<std::uint32_t>(static_cast<unsigned char>(bytes[i])); };
     const std::size_t size = bytes.size();
     const std::uint32_t lead = at(0);
     const std::uint32_t marks[] = {0, 0x00, 0xC0, 0xE0, 0xF0};
     const std::uint32_t masks[] = {0, 0x80, 0xE0, 0xF0, 0xF8};
     const std::uint32_t first[] = {0, 0, 0x80, 0x800, 0x10000};
-    if ((lead & masks[size]) != marks[size]) return false;
+    if ((lead & masks[size]) != marks[size]) return std::nullopt;
     std::uint32_t code = lead & ~masks[size] & 0xFF;
     for (std::size_t i = 1; i < size; ++i) {
-        if ((at(i) & 0xC0) != 0x80) return false;
+        if ((at(i) & 0xC0) != 0x80) return std::nullopt;
         code = code << 6 | (at(i) & 0x3F);
     }
-    return code >= first[size] && code <= 0x10FFFF && !(code >= 0xD800 && code < 0xE000);
+    if (code < first[size] || code > 0x10FFFF || (code >= 0xD800 && code < 0xE000)) return std::nullopt;
+    return code;
 }
 
 }  // namespace
@@ -34,7 +36,7 @@ TEST_CASE("every sequence of two bytes, with the edges of a third and a fourth, 
     const auto judge = [&](const std::string& bytes) {
         std::size_t expected = 0;
         for (std::size_t size = 1; size <= bytes.size(); ++size)
-            if (is_character(bytes.substr(0, size))) expected = size;
+            if (decoded(bytes.substr(0, size))) expected = size;
         wrong += Utf8::length(bytes) != expected;
     };
     const auto text = [](auto... bytes) { return std::string{static_cast<char>(bytes)...}; };
@@ -64,4 +66,15 @@ TEST_CASE("a text is well-formed if all of it is") {
     CHECK(Utf8::is_well_formed("na\xC3\xAFve \xF0\x9F\x98\x80"));
     CHECK_FALSE(Utf8::is_well_formed("na\xC3\xAFve \xF0\x9F\x98"));
     CHECK_FALSE(Utf8::is_well_formed("\xFF"));
+}
+
+TEST_CASE("every character is appended as the arithmetic says") {
+    int wrong = 0;
+    for (char32_t code = 0; code <= 0x10FFFF; ++code) {
+        if (code >= 0xD800 && code < 0xE000) continue;  // surrogates are no characters
+        std::string bytes;
+        Utf8::append(bytes, code);
+        wrong += bytes.size() > 4 || decoded(bytes) != code;
+    }
+    CHECK(wrong == 0);
 }
