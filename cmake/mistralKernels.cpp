@@ -38,7 +38,7 @@ constexpr QuantizationKernels<Q> table<QuantizationKernels<Q>>{
 
 template <class C>
 constexpr CacheKernels<C> table<CacheKernels<C>>{
-    .convert = [](const CpuBase& cpu, auto... arguments) { NativeCpu(cpu).convert(arguments...); },
+    .convert = [](const CpuBase& cpu, auto... arguments) { NativeCpu(cpu).convert<C>(arguments...); },
     .attend = [](const CpuBase& cpu, auto... arguments) { NativeCpu(cpu).attend(arguments...); },
 };
 

@@ -30,9 +30,15 @@ std::string own_type(const std::string& model) {
     }
 }
 
-// The one place where a choice at run time becomes a type.
+// The one place where choices at run time become types.
 int run(const Options& options) {
     const std::string type = options.dtype == "auto" ? own_type(options.model) : options.dtype;
+    if (options.kv_dtype == "q8") {
+        if (type == "bfloat16") return run<mistral::bfloat16, mistral::Q8>(options);
+        if (type == "q8") return run<mistral::Q8, mistral::Q8>(options);
+        if (type == "q4") return run<mistral::Q4, mistral::Q8>(options);
+        throw UsageError("--kv-dtype q8 goes with --dtype bfloat16, q8 or q4, and --dtype is " + type);
+    }
     if (type == "double") return run<double>(options);
     if (type == "float") return run<float>(options);
     if (type == "half") return run<mistral::half>(options);

@@ -17,8 +17,8 @@
 
 namespace generator {
 
-/// A model of weights S with the one sequence that it works on.
-template <mistral::Scalar S>
+/// A model of weights S with the one sequence that it works on, whose cache is of C.
+template <mistral::Scalar S, mistral::CacheScalar C>
 class Generator {
   public:
     /// Throws Cancelled after Ctrl-C.
@@ -164,15 +164,15 @@ class Generator {
     Clock::time_point start_ = Clock::now();
     const Options& options_;
     mistral::Tokenizer tokenizer_;
-    mistral::Session<Model> session_;
+    mistral::Session<Model, C> session_;
     std::vector<mistral::Token> held_;  // in a conversation: the tokens of the session
     Output output_;
     Report report_;
 };
 
-template <mistral::Scalar S>
+template <mistral::Scalar S, mistral::CacheScalar C>
 int run(const Options& options) {
-    Generator<S> generator(options);
+    Generator<S, C> generator(options);
     if (options.chat)
         generator.chat();
     else

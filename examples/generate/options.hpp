@@ -28,6 +28,7 @@ using mistral::Index;
 struct Options {
     std::string model = MISTRAL_DEFAULT_MODEL;
     std::string dtype = "auto";
+    std::string kv_dtype = "auto";
     std::optional<std::string> cache;  ///< file that keeps quantised weights
     std::optional<Index> window;       ///< instead of the checkpoint's; no_window for none
     std::optional<Index> context;      ///< positions kept by layers without a window
@@ -93,6 +94,10 @@ class CommandLine {
         app_.add_option("-m,--model", options_.model, "Directory of a checkpoint")->capture_default_str();
         app_.add_option("--dtype", options_.dtype, "Type of the weights; auto is the checkpoint's own")
             ->check(CLI::IsMember({"auto", "double", "float", "half", "bfloat16", "q8", "q4"}))
+            ->capture_default_str();
+        app_.add_option("--kv-dtype", options_.kv_dtype,
+                        "Type of cached keys and values; q8 halves the memory that auto takes beside 16 bits or fewer")
+            ->check(CLI::IsMember({"auto", "q8"}))
             ->capture_default_str();
         app_.add_option("--cache", options_.cache,
                         "File to keep the weights of --dtype q8 or q4 in, quantised only once")

@@ -150,6 +150,16 @@ TEST_CASE("all types of weights work, and agree where nothing is close") {
         CHECK(generate("ROMEO: -n 10 --temperature 0 --dtype " + type).out == text);
 }
 
+TEST_CASE("keys and values in 8 bits take half the memory, and change no text where nothing is close") {
+    for (const std::string type : {"bfloat16", "q8", "q4"}) {
+        const std::string arguments = "ROMEO: -n 10 --temperature 0 --dtype " + type;
+        const Result plain = generate(arguments), in_8_bits = generate(arguments + " --kv-dtype q8");
+        const auto cache = [](const Result& run) { return std::stod(run.err.substr(run.err.find("cache ") + 6)); };
+        CHECK(in_8_bits.out == plain.out);
+        CHECK(cache(in_8_bits) < 0.6 * cache(plain));
+    }
+}
+
 TEST_CASE("the figures are the time to load, both rates, the cache, why it ended, and the peak of memory") {
     const std::regex figures(
         "loading      [0-9.]+ s\n"
@@ -228,6 +238,8 @@ TEST_CASE("a mistake in the call is named in one line, with what was expected, a
         {"x --window 0", "expected auto, none, or a number above 0"},
         {"x --window 99999999999999999999", "expected auto, none, or a number above 0"},
         {"x --dtype int3", "double,float,half,bfloat16,q8,q4"},
+        {"x --kv-dtype int3", "auto,q8"},
+        {"x --kv-dtype q8 --dtype float", "--dtype bfloat16, q8 or q4, and --dtype is float"},
         {"x --cache file", "--dtype q8 or q4"},
         {"x --cache file --dtype half", "--dtype q8 or q4"},
         {"x --alternatives 2", "--json"},

@@ -9,6 +9,8 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <random>
+#include <span>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -82,6 +84,29 @@ TEST_CASE_TEMPLATE("a restored session continues with the same bits", S, double,
                 CHECK(tiny::logits(other) == tiny::logits(session));
             }
     }
+}
+
+TEST_CASE("a restored session with a cache in 8 bits continues with the same bits, and no other cache takes its file") {
+    const auto model = tiny::model({4, no_window});
+    Session<MistralModel<float>, Q8> session(model, {.rewind = 2});
+    session.append(tiny::tokens(23));
+    const std::string bytes = saved(session);
+    Session<MistralModel<float>, Q8> other(model, {.rewind = 2, .chunk = 3});
+    restore(other, bytes);
+    CHECK(saved(other) == bytes);
+    CHECK(tiny::logits(other) == tiny::logits(session));
+    CHECK(tiny::collect(other.generate({}, sampled)) == tiny::collect(session.generate({}, sampled)));
+    session.rewind_to(41);
+    other.rewind_to(41);
+    other.append(tiny::tokens(5));
+    for (const Token token : tiny::tokens(5)) session.append(std::span(&token, 1));
+    CHECK(tiny::logits(other) == tiny::logits(session));
+
+    Session in_float(model, {.rewind = 2});
+    const std::string refusal = restore_error(in_float, bytes);
+    CHECK(refusal.find("cache q8\"; expected: ") != refusal.npos);
+    CHECK(refusal.ends_with("cache float\""));
+    CHECK(restore_error(other, saved(in_float)).ends_with("cache q8\""));
 }
 
 TEST_CASE("a draft that was computed when a session was saved is not restored, whatever the numbers say of logits") {

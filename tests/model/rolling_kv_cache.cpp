@@ -17,35 +17,54 @@ namespace {
 
 using FloatCache = RollingKVCache<float, Cpu>;
 
-/// Keys of one head and one element whose value is their position, and values that are its negative.
-void append_positions(FloatCache& cache, Index count) {
-    std::vector<float> keys, values;
-    for (Index i = 0; i < count; ++i) {
-        keys.push_back(static_cast<float>(cache.next_position() + i));
-        values.push_back(-keys.back());
-    }
-    cache.append({keys.data(), count, 1}, {values.data(), count, 1});
+/// A number that tells a position from those around it, and that Q8 holds to less than one half.
+float label(Index position) {
+    return static_cast<float>(1 + position % 200);
+}
+
+/// Keys of one head and one element, their position's label, and values that are its negative.
+template <class C>
+void append_positions(RollingKVCache<C, Cpu>& cache, Index count) {
+    const auto rows = [&](float sign) {
+        std::vector<float> numbers;
+        for (Index i = 0; i < count; ++i) numbers.push_back(sign * label(cache.next_position() + i));
+        std::vector<CachedElement<C>> rows(static_cast<std::size_t>(count * CachedRow<C>::size(1)));
+        Cpu(1).convert<C>({numbers.data(), count, 1}, 1, {rows.data(), count, CachedRow<C>::size(1)});
+        return rows;
+    };
+    const auto keys = rows(1), values = rows(-1);
+    cache.append({keys.data(), count, CachedRow<C>::size(1)}, {values.data(), count, CachedRow<C>::size(1)});
+}
+
+/// The label that a row of one element holds.
+template <class C>
+float number(const CachedElement<C>* row) {
+    if constexpr (std::same_as<C, Q8>)
+        return std::round(static_cast<float>(row[0]) * CachedRow<Q8>::scale(row, 1));
+    else
+        return row[0];
 }
 
 /// Whether the runs hold the positions first … next_position() - 1 in order, each with its own key and value.
-bool holds(const FloatCache& cache, Index first) {
+template <class C>
+bool holds(const RollingKVCache<C, Cpu>& cache, Index first) {
     Index expected = first;
     for (const auto& run : cache.runs(first))
         for (Index i = 0; i < run.count; ++i, ++expected)
-            if (run.position + i != expected || run.keys[i * run.position_stride] != static_cast<float>(expected) ||
-                run.values[i * run.position_stride] != -static_cast<float>(expected))
+            if (run.position + i != expected || number<C>(run.keys + i * run.position_stride) != label(expected) ||
+                number<C>(run.values + i * run.position_stride) != -label(expected))
                 return false;
     return expected == cache.next_position();
 }
 
 }  // namespace
 
-TEST_CASE("appends of any size keep the newest positions, in order, whatever the window") {
+TEST_CASE_TEMPLATE("appends of any size keep the newest positions, in order, whatever the window", C, float, Q8) {
     std::mt19937 random(3);
     for (int trial = 0; trial < 300; ++trial) {
         const Index window = 1 + static_cast<Index>(random() % 9);
         const Index rewind = static_cast<Index>(random() % 4);
-        FloatCache cache(Cpu(1), {.window = window, .kv_heads = 1, .head_dim = 1}, {.rewind = rewind});
+        RollingKVCache<C, Cpu> cache(Cpu(1), {.window = window, .kv_heads = 1, .head_dim = 1}, {.rewind = rewind});
         REQUIRE(cache.capacity() == window + rewind);
         bool right = true;
         Index first = 0;
@@ -83,7 +102,7 @@ TEST_CASE("positions and slots are those that Mistral's own reference documents"
             // The first run starts at slot 0 or after the second one, so slots are found through pointers.
             const auto all = cache.runs(cache.first_resident());
             const float* base = all[1].count > 0 ? all[1].keys : all[0].keys;
-            CHECK(base[slot] == static_cast<float>(position));
+            CHECK(base[slot] == label(position));
         }
     }
     CHECK(token == golden["positions"].size());
@@ -99,6 +118,8 @@ TEST_CASE("memory is the paper's: 8 times less at 32 768 tokens, 4 096 bytes per
     CHECK(rolling.bytes() == 4096 * 4096);  // a window of 4 096 tokens at 4 096 bytes
     const RollingKVCache<bfloat16, Cpu> multi_head(Cpu(1), {.window = 4096, .kv_heads = 32, .head_dim = 128});
     CHECK(multi_head.bytes() == 4096 * 16'384);
+    const RollingKVCache<Q8, Cpu> in_8_bits(Cpu(1), mistral_7b);
+    CHECK(in_8_bits.bytes() == 2 * 8 * 4096 * (128 + 2));
 }
 
 TEST_CASE("memory stays constant over 200 000 tokens") {
@@ -144,10 +165,10 @@ TEST_CASE("a rewind that has lost its past is refused and changes nothing") {
     CHECK(holds(cache, 14));
 }
 
-TEST_CASE("a copy is independent of its original") {
-    FloatCache original(Cpu(1), {.window = 5, .kv_heads = 1, .head_dim = 1});
+TEST_CASE_TEMPLATE("a copy is independent of its original", C, float, Q8) {
+    RollingKVCache<C, Cpu> original(Cpu(1), {.window = 5, .kv_heads = 1, .head_dim = 1});
     append_positions(original, 13);
-    FloatCache copy = original;
+    RollingKVCache<C, Cpu> copy = original;
     append_positions(original, 4);
     CHECK(copy.next_position() == 13);
     CHECK(holds(copy, 8));

@@ -5,6 +5,7 @@
 #include <mistral/base/matrix_view.hpp>
 #include <mistral/base/ring.hpp>
 #include <mistral/base/window.hpp>
+#include <mistral/scalar/cached_row.hpp>
 #include <mistral/scalar/scalar.hpp>
 
 #include <concepts>
@@ -21,26 +22,26 @@ enum class Update {
     add,     ///< is added to it: a residual connection
 };
 
-/// Keys and values of consecutive positions in the device's memory. The key of head h at position p starts at
-/// keys + h * head_stride + (p - position) * position_stride; so does the value.
-template <class T>
+/// Keys and values of consecutive positions in the device's memory, as rows of a cache of scalar C. The key of head h
+/// at position p starts at keys + h * head_stride + (p - position) * position_stride; so does the value.
+template <class C>
 struct KeyValueRun {
-    const T* keys = nullptr;
-    const T* values = nullptr;
+    const CachedElement<C>* keys = nullptr;
+    const CachedElement<C>* values = nullptr;
     Index head_stride = 0;
     Index position_stride = 0;
     Index position = 0;
     Index count = 0;
 };
 
-/// A cache's memory, [kv_heads, capacity, head_dim] each for keys and values; slots follow `Ring`.
-template <class T>
+/// A cache's memory, [kv_heads, capacity, row_size] each for keys and values; slots follow `Ring`.
+template <class C>
 struct KeyValueStore {
-    T* keys = nullptr;
-    T* values = nullptr;
+    CachedElement<C>* keys = nullptr;
+    CachedElement<C>* values = nullptr;
     Index kv_heads = 0;
     Index capacity = 0;
-    Index head_dim = 0;
+    Index row_size = 0;  ///< CachedRow<C>::size(head_dim)
 };
 
 /// Quantised weights in a device's own order, which can be kept in a file and used where that is mapped:
@@ -68,8 +69,8 @@ concept Mappable = requires(const M& matrix, std::shared_ptr<const void> owner, 
 ///   rms_norm   x [tokens, hidden_size], weight [1, hidden_size] -> out [tokens, hidden_size]
 ///   multiply   x [tokens, inputs], weights [outputs, inputs] -> out [tokens, outputs], assigned or added
 ///   rotate     x [tokens, heads * head_dim], frequencies [1, head_dim / 2], in place
-///   convert    x -> the same in the cache's scalar
-///   append     keys, values [tokens, kv_heads * head_dim] -> their slots in the store
+///   convert    keys or values [tokens, kv_heads * head_dim] -> rows of a cache [tokens, kv_heads * row_size]
+///   append     such rows of keys and values -> their slots in the store
 ///   attend     queries [tokens, query_heads * head_dim], runs in the order of positions -> out, of the queries' shape
 ///   swiglu     gate, up [tokens, intermediate_size] -> out = silu(gate) * up
 ///   copy_out   a matrix of the device -> one in host memory
@@ -89,7 +90,7 @@ concept Device = std::copyable<D> && Mappable<typename D::template Matrix<Q4>> &
     device.rms_norm(x, vector, 1e-5, out);
     device.multiply(x, weights, out, Update::add, workspace);
     device.rotate(out, Index{} /* position */, vector, RotaryPairing::halves);
-    device.convert(x, cached);
+    device.template convert<bfloat16>(x, Index{} /* head_dim */, cached);
     device.append(MatrixView<const bfloat16>(cached), MatrixView<const bfloat16>(cached), ring, store);
     device.attend(x, Index{} /* position */, std::span<const KeyValueRun<bfloat16>>{}, Shape{}, out, workspace);
     device.swiglu(x, x, out);

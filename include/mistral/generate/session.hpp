@@ -49,10 +49,9 @@ class Session {
           history_(std::max(tokens_kept(), options.chunk)),
           logits_(model_->config().vocab_size) {}
 
-    /// An independent session with the same past, over the same model. It copies what the caches hold, which is
-    /// 2 * kv_heads * head_dim * sizeof(C) bytes per layer and resident position, and the newest tokens and logits. It
-    /// takes cache_bytes() of address space, of which memory becomes physical as it is written, and scratch memory of
-    /// its own with its first computation.
+    /// An independent session with the same past, over the same model. It copies what the caches hold, the newest
+    /// tokens and logits. It takes cache_bytes() of address space, of which memory becomes physical as it is written,
+    /// and scratch memory of its own with its first computation.
     [[nodiscard]] Session fork() const { return *this; }
 
     [[nodiscard]] const Model& model() const { return *model_; }

@@ -26,14 +26,16 @@ struct CacheLimits {
 template <class C, class D, Shape fixed>
 class RollingKVCache {
   public:
+    using Element = CachedElement<C>;
+
     /// Throws Error where a number is missing, nonsense, or contradicts the type, and for a window of `no_window`
     /// without a context limit.
     explicit RollingKVCache(D device, const Shape& shape = {}, const CacheLimits& limits = {})
         : device_(std::move(device)),
           shape_(resolve(fixed, shape)),
           ring_(checked_capacity(shape_, limits)),
-          keys_(shape_.kv_heads * ring_.capacity() * shape_.head_dim),
-          values_(shape_.kv_heads * ring_.capacity() * shape_.head_dim) {}
+          keys_(shape_.kv_heads * ring_.capacity() * row_size()),
+          values_(shape_.kv_heads * ring_.capacity() * row_size()) {}
 
     /// Copies the resident entries only.
     RollingKVCache(const RollingKVCache& other)
@@ -61,8 +63,9 @@ class RollingKVCache {
     [[nodiscard]] Index first_resident() const { return ring_.first_resident(); }
     /// The position that the next token will have.
     [[nodiscard]] Index next_position() const { return ring_.next_position(); }
-    /// Memory for keys and values in bytes: 2 * kv_heads * head_dim * capacity * sizeof(C).
-    [[nodiscard]] Index bytes() const { return 2 * keys_.size() * static_cast<Index>(sizeof(C)); }
+    /// Memory for keys and values in bytes: 2 * kv_heads * capacity rows of head_dim * sizeof(C) bytes, in Q8 of
+    /// head_dim + 2.
+    [[nodiscard]] Index bytes() const { return 2 * keys_.size() * static_cast<Index>(sizeof(Element)); }
 
     /// Whether the newest positions take the place of the oldest: not where the context limit is below the window.
     [[nodiscard]] bool rolls() const { return ring_.capacity() >= shape_.window; }
@@ -88,15 +91,16 @@ class RollingKVCache {
 
     void clear() { ring_.reset(); }
 
-    /// keys, values [tokens, kv_heads * head_dim] of the next positions. Of more than `capacity` the newest are kept.
-    /// Throws Error where there is no room for them.
-    void append(MatrixView<const C> keys, MatrixView<const C> values) {
-        require(keys.cols() == row_size() && values.cols() == row_size() && keys.rows() == values.rows(), "keys [",
+    /// keys, values [tokens, kv_heads * row_size] of the next positions, as the device's `convert` makes them. Of more
+    /// than `capacity` the newest are kept. Throws Error where there is no room for them.
+    void append(MatrixView<const Element> keys, MatrixView<const Element> values) {
+        const Index expected = shape_.kv_heads * row_size();
+        require(keys.cols() == expected && values.cols() == expected && keys.rows() == values.rows(), "keys [",
                 keys.rows(), ", ", keys.cols(), "] and values [", values.rows(), ", ", values.cols(),
-                "] were appended, expected rows of ", row_size(), " elements");
+                "] were appended, expected rows of ", expected, " elements");
         require_room_for(keys.rows());
         device_.append(keys, values, ring_,
-                       KeyValueStore<C>{keys_.data(), values_.data(), shape_.kv_heads, capacity(), shape_.head_dim});
+                       KeyValueStore<C>{keys_.data(), values_.data(), shape_.kv_heads, capacity(), row_size()});
         ring_.advance(keys.rows());
     }
 
@@ -109,11 +113,11 @@ class RollingKVCache {
     /// The resident positions from `first` on in logical order, as at most two runs.
     [[nodiscard]] std::array<KeyValueRun<C>, 2> runs(Index first) const {
         const auto run = [this](const SlotRun& slots) {
-            const Index offset = slots.slot * shape_.head_dim;
+            const Index offset = slots.slot * row_size();
             return KeyValueRun<C>{.keys = keys_.data() + offset,
                                   .values = values_.data() + offset,
-                                  .head_stride = capacity() * shape_.head_dim,
-                                  .position_stride = shape_.head_dim,
+                                  .head_stride = capacity() * row_size(),
+                                  .position_stride = row_size(),
                                   .position = slots.position,
                                   .count = slots.count};
         };
@@ -121,7 +125,7 @@ class RollingKVCache {
         return {run(slots[0]), run(slots[1])};
     }
 
-    /// Calls visit(matrix [positions, head_dim], in the device's memory) for all that is resident, in logical order:
+    /// Calls visit(matrix [positions, row_size], in the device's memory) for all that is resident, in logical order:
     /// the keys of the first head, of the second and so on, then the values. Saving reads them, restoring writes them.
     template <class Visit>
     void for_each_segment(Visit&& visit) {
@@ -152,8 +156,9 @@ class RollingKVCache {
         const Index rolling = limits.rewind > no_window - shape.window ? no_window : shape.window + limits.rewind;
         const Index capacity = std::min(rolling, limits.context);
         constexpr Index most_elements = std::numeric_limits<Index>::max() / 64;
-        require(shape.kv_heads <= most_elements / shape.head_dim &&
-                    capacity <= most_elements / (shape.kv_heads * shape.head_dim),
+        require(shape.head_dim <= most_elements / 2 &&
+                    shape.kv_heads <= most_elements / CachedRow<C>::size(shape.head_dim) &&
+                    capacity <= most_elements / (shape.kv_heads * CachedRow<C>::size(shape.head_dim)),
                 "a cache of ", capacity, " positions, ", shape.kv_heads, " heads and ", shape.head_dim,
                 " elements each does not fit into memory");
         return capacity;
@@ -167,18 +172,19 @@ class RollingKVCache {
                     visit(self.segment(memory, head, run));
     }
 
-    [[nodiscard]] Index row_size() const { return shape_.kv_heads * shape_.head_dim; }
+    /// Elements of one head's key or value.
+    [[nodiscard]] Index row_size() const { return CachedRow<C>::size(shape_.head_dim); }
 
     template <class T>
     [[nodiscard]] MatrixView<T> segment(T* memory, Index head, const SlotRun& run) const {
-        return {memory + (head * capacity() + run.slot) * shape_.head_dim, run.count, shape_.head_dim};
+        return {memory + (head * capacity() + run.slot) * row_size(), run.count, row_size()};
     }
 
     D device_;
     Shape shape_;
     Ring ring_;
-    typename D::template Buffer<C> keys_;    // [kv_heads, capacity, head_dim]
-    typename D::template Buffer<C> values_;  // [kv_heads, capacity, head_dim]
+    typename D::template Buffer<Element> keys_;    // [kv_heads, capacity, row_size]
+    typename D::template Buffer<Element> values_;  // [kv_heads, capacity, row_size]
 };
 
 }  // namespace mistral

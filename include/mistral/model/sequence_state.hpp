@@ -77,9 +77,9 @@ class SequenceState {
     void save(std::ostream& out) const {
         for (const Cache& cache : caches_) {
             for (const Index number : geometry(cache)) write(out, &number, 1);
-            cache.for_each_segment([&](MatrixView<const C> segment) {
-                std::vector<C> host(static_cast<std::size_t>(segment.rows() * segment.cols()));
-                device_.copy_out(segment, MatrixView<C>(host.data(), segment.rows(), segment.cols()));
+            cache.for_each_segment([&](MatrixView<const Element> segment) {
+                std::vector<Element> host(static_cast<std::size_t>(segment.rows() * segment.cols()));
+                device_.copy_out(segment, MatrixView<Element>(host.data(), segment.rows(), segment.cols()));
                 write(out, host.data(), host.size());
             });
         }
@@ -106,11 +106,13 @@ class SequenceState {
     [[nodiscard]] typename D::Workspace& workspace() { return workspace_; }
 
   private:
+    using Element = typename Cache::Element;
+
     /// What a saved cache begins with: its extent, then what must agree.
     static constexpr std::size_t geometry_size = 6;
     static std::array<Index, geometry_size> geometry(const Cache& cache) {
         return {cache.first_resident(), cache.next_position(),  cache.capacity(),
-                cache.shape().kv_heads, cache.shape().head_dim, static_cast<Index>(sizeof(C))};
+                cache.shape().kv_heads, cache.shape().head_dim, static_cast<Index>(sizeof(Element))};
     }
 
     void restore(std::istream& in, Cache& cache) {
@@ -122,10 +124,10 @@ class SequenceState {
                     saved[4], " elements of ", saved[5], " bytes, expected ", expected[2], ", ", expected[3], ", ",
                     expected[4], ", ", expected[5]);
         cache.reset(saved[0], saved[1]);
-        cache.for_each_segment([&](MatrixView<C> segment) {
-            std::vector<C> host(static_cast<std::size_t>(segment.rows() * segment.cols()));
+        cache.for_each_segment([&](MatrixView<Element> segment) {
+            std::vector<Element> host(static_cast<std::size_t>(segment.rows() * segment.cols()));
             read(in, host.data(), host.size());
-            device_.copy_in(MatrixView<const C>(host.data(), segment.rows(), segment.cols()), segment);
+            device_.copy_in(MatrixView<const Element>(host.data(), segment.rows(), segment.cols()), segment);
         });
     }
 

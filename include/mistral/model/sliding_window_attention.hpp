@@ -45,17 +45,18 @@ class SlidingWindowAttention {
         const Index tokens = queries.rows();
         const Index position = cache.next_position();
         auto frame = workspace.frame();
-        const auto new_keys = frame.template matrix<C>(tokens, keys.cols());
-        const auto new_values = frame.template matrix<C>(tokens, values.cols());
-        device_.convert(keys, new_keys);
-        device_.convert(values, new_values);
+        const Index row_size = CachedRow<C>::size(shape_.head_dim);
+        const auto new_keys = frame.template matrix<CachedElement<C>>(tokens, shape_.kv_heads * row_size);
+        const auto new_values = frame.template matrix<CachedElement<C>>(tokens, shape_.kv_heads * row_size);
+        device_.template convert<C>(keys, shape_.head_dim, new_keys);
+        device_.template convert<C>(values, shape_.head_dim, new_values);
 
         const auto cached = cache.runs(std::max(cache.first_resident(), Window{shape_.window}.first_visible(position)));
         const std::array<KeyValueRun<C>, 3> runs{cached[0], cached[1],
                                                  KeyValueRun<C>{.keys = new_keys.data(),
                                                                 .values = new_values.data(),
-                                                                .head_stride = shape_.head_dim,
-                                                                .position_stride = keys.cols(),
+                                                                .head_stride = row_size,
+                                                                .position_stride = new_keys.stride(),
                                                                 .position = position,
                                                                 .count = tokens}};
         device_.attend(queries, position, std::span<const KeyValueRun<C>>(runs), shape_, out, workspace);

@@ -25,6 +25,10 @@ template <class T>
 concept Scalar = std::same_as<T, double> || std::same_as<T, float> || std::same_as<T, half> ||
     std::same_as<T, bfloat16> || QuantizedScalar<T>;
 
+/// What keys and values can be cached in; Q8 there is 8 bits for each element (see scalar/cached_row.hpp).
+template <class T>
+concept CacheScalar = Scalar<T> && !std::same_as<T, Q4>;
+
 template <class T>
 struct ScalarTraits;
 

@@ -86,7 +86,8 @@ class Verbs {
         const auto queries = numbers<float>(tokens * shape.query_heads * shape.head_dim, 8);
         const auto wide = numbers<float>(2 * tokens * kv_width, 9);
         std::vector<bfloat16> cache(wide.size());
-        device_.convert<float, bfloat16>({wide.data(), 2 * tokens, kv_width}, {cache.data(), 2 * tokens, kv_width});
+        device_.template convert<bfloat16>({wide.data(), 2 * tokens, kv_width}, shape.head_dim,
+                                           {cache.data(), 2 * tokens, kv_width});
         print<bfloat16>("convert", cache);
         const KeyValueRun<bfloat16> run{.keys = cache.data(),
                                         .values = cache.data() + tokens * kv_width,

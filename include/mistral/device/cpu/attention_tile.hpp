@@ -11,12 +11,34 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <concepts>
 #include <limits>
 #include <span>
+#include <type_traits>
 
 namespace mistral::cpu {
 
 inline constexpr Index keys_per_block = 64;
+
+/// The scalar whose packed order the rows of a cache have once they are widened.
+template <class C>
+using WidenedOrder = std::conditional_t<std::same_as<C, Q8>, float, C>;
+
+/// The key or value of one head -> packed [padded_to_steps(head_dim)], zeros behind the end.
+template <class C, class Architecture>
+void widen_row(const CachedElement<C>* row, Index head_dim, Activation<C>* packed) {
+    if constexpr (std::same_as<C, Q8>) {
+        constexpr Index vector = lanes<float, Architecture>;
+        const float scale = CachedRow<Q8>::scale(row, head_dim);
+        Index i = 0;
+        for (; i + vector <= head_dim; i += vector)
+            (Batch<float, Architecture>::load_unaligned(row + i) * scale).store_unaligned(packed + i);
+        for (; i < head_dim; ++i) packed[i] = static_cast<float>(row[i]) * scale;
+        std::fill(packed + head_dim, packed + padded_to_steps<float, Architecture>(head_dim), 0.0f);
+    } else {
+        widen_packed<C, Architecture>(row, head_dim, packed);
+    }
+}
 
 /// The attention of a few tokens' query heads that share one key/value head, by one worker. A query below is one head
 /// of one token; C is the cache's scalar.
@@ -24,12 +46,15 @@ template <class C, class Architecture>
 class AttentionTile {
   public:
     using A = Activation<C>;
+    using Order = WidenedOrder<C>;
     using Vector = Batch<A, Architecture>;
     static constexpr Index vector = lanes<A, Architecture>;
     static constexpr Index tokens_per_tile = 8;
 
     /// head_dim, padded: keys, values, queries and sums are in packed order.
-    [[nodiscard]] static Index width(const Shape& shape) { return padded_to_steps<C, Architecture>(shape.head_dim); }
+    [[nodiscard]] static Index width(const Shape& shape) {
+        return padded_to_steps<Order, Architecture>(shape.head_dim);
+    }
 
     /// Rows that a partial result needs for so many queries.
     [[nodiscard]] static Index padded(Index queries) { return queries; }
@@ -60,7 +85,7 @@ class AttentionTile {
         kv_head_ = kv_head;
         const A scale = A(1) / std::sqrt(static_cast<A>(shape_.head_dim));
         for (Index q = 0; q < tokens_ * shape_.group(); ++q) {
-            pack<C, Architecture>(queries.row(q / shape_.group()) + column(q), shape_.head_dim, queries_.row(q));
+            pack<Order, Architecture>(queries.row(q / shape_.group()) + column(q), shape_.head_dim, queries_.row(q));
             for (Index i = 0; i < width_; ++i) queries_(q, i) *= scale;
         }
     }
@@ -90,7 +115,7 @@ class AttentionTile {
         for (Index q = 0; q < tokens_ * shape_.group(); ++q) {
             A* sums = result.sums(q);
             for (Index i = 0; i < width_; ++i) sums[i] /= result.total(q);
-            unpack<C, Architecture>(sums, shape_.head_dim, out.row(q / shape_.group()) + column(q));
+            unpack<Order, Architecture>(sums, shape_.head_dim, out.row(q / shape_.group()) + column(q));
         }
     }
 
@@ -105,8 +130,8 @@ class AttentionTile {
         for (const KeyValueRun<C>& run : runs)
             for (Index p = std::max(first, run.position); p < std::min(last, run.position + run.count); ++p) {
                 const Index offset = kv_head_ * run.head_stride + (p - run.position) * run.position_stride;
-                widen_packed<C, Architecture>(run.keys + offset, shape_.head_dim, keys_.row(p - block));
-                widen_packed<C, Architecture>(run.values + offset, shape_.head_dim, values_.row(p - block));
+                widen_row<C, Architecture>(run.keys + offset, shape_.head_dim, keys_.row(p - block));
+                widen_row<C, Architecture>(run.values + offset, shape_.head_dim, values_.row(p - block));
             }
     }
 

@@ -9,6 +9,7 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <concepts>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -28,17 +29,19 @@ namespace mistral::cpu {
     return _mm512_scalef_ps(sum, whole);
 }
 
-/// Attention over keys and values in bfloat16: queries and the exponentials of scores are rounded to it too, sums and
-/// maxima are binary32. Keys and values are rearranged into pairs, so that both products are dot products of a
-/// broadcast pair with sixteen others: whole blocks at once for many queries, parts of one on the way for few.
-template <>
-class AttentionTile<bfloat16, Avx512Dot> {
+/// Attention over keys and values in bfloat16, or in Q8, whose integers bfloat16 can hold, their scales being
+/// multiplied with scores and weights. Queries and weights are rounded to bfloat16, sums and maxima are binary32. Keys
+/// and values are rearranged into pairs, so that both products are dot products of a broadcast pair with sixteen
+/// others: whole blocks at once for many queries, parts of one on the way for few.
+template <class C>
+requires std::same_as<C, bfloat16> || std::same_as<C, Q8>
+class AttentionTile<C, Avx512Dot> {
   public:
     static constexpr Index tokens_per_tile = 24;
 
-    /// head_dim, padded.
+    /// head_dim, padded to whole cache lines of the cache's elements.
     [[nodiscard]] static Index width(const Shape& shape) {
-        return padded_to_steps<bfloat16, Avx512Dot>(shape.head_dim);
+        return (shape.head_dim + elements_per_line - 1) / elements_per_line * elements_per_line;
     }
 
     /// Rows that a partial result needs for so many queries: few are computed as if they were four or eight.
@@ -74,12 +77,13 @@ class AttentionTile<bfloat16, Avx512Dot> {
         for (Index q = 0; q < count; ++q) {
             const float* query = queries.row(q / shape_.group()) + column(q);
             std::transform(query, query + shape_.head_dim, scaled, [=](float x) { return x * scale; });
-            pack<bfloat16, Avx512Dot>(scaled, shape_.head_dim, queries_.row(q));
+            round_to_bfloat16(scaled, shape_.head_dim, queries_.row(q));
+            std::fill(queries_.row(q) + shape_.head_dim, queries_.row(q) + width_, bfloat16(0));
         }
         std::fill_n(queries_.data() + count * width_, (padded(count) - count) * width_, bfloat16(0));
     }
 
-    void run(std::span<const KeyValueRun<bfloat16>> runs, Index first, Index last, PartialAttention<float> result) {
+    void run(std::span<const KeyValueRun<C>> runs, Index first, Index last, PartialAttention<float> result) {
         const Index queries = padded(tokens_ * shape_.group());
         result.clear(queries);
         std::fill_n(totals_.data(), queries * vector, 0.0f);
@@ -108,7 +112,10 @@ class AttentionTile<bfloat16, Avx512Dot> {
 
   private:
     using Vector = Batch<float, Avx512Dot>;
+    using Element = CachedElement<C>;
 
+    static constexpr bool has_scales = std::same_as<C, Q8>;
+    static constexpr Index elements_per_line = cache_line / Index{sizeof(Element)};
     static constexpr Index vector = 16;
     static constexpr int rows_together = 6;  // of queries: with 4 vectors of keys or columns, 24 sums in registers
     static constexpr std::size_t vectors = 4;
@@ -116,18 +123,21 @@ class AttentionTile<bfloat16, Avx512Dot> {
 
     /// The positions first … last - 1 of a block: what the others hold counts as zeros.
     struct BlockRows {
-        std::span<const KeyValueRun<bfloat16>> runs;
+        std::span<const KeyValueRun<C>> runs;
         Index block;
         Index first;
         Index last;
     };
 
+    /// Of a block's keys or values, where they have any.
+    using Scales = std::array<float, keys_per_block>;
+
     /// A block's keys or values in memory, width_ elements each.
     struct Rows {
-        const bfloat16* first;
+        const Element* first;
         Index stride;
 
-        [[nodiscard]] const bfloat16* row(Index i) const { return first + i * stride; }
+        [[nodiscard]] const Element* row(Index i) const { return first + i * stride; }
     };
 
     template <int rows>
@@ -140,33 +150,46 @@ class AttentionTile<bfloat16, Avx512Dot> {
         return (kv_head_ * shape_.group() + q % shape_.group()) * shape_.head_dim;
     }
 
-    /// The block's keys or values where they are, if all of them are there and are whole vectors; otherwise gathered.
-    /// `next` becomes what follows in memory where that is the next block, which it is in a cache.
-    [[nodiscard]] Rows find(const BlockRows& rows, const bfloat16* KeyValueRun<bfloat16>::*memory,
-                            const std::byte*& next) const {
-        const auto row = [&](const KeyValueRun<bfloat16>& run, Index p) {
-            return run.*memory + kv_head_ * run.head_stride + (p - run.position) * run.position_stride;
-        };
+    /// Calls body(index in the block, row) for the keys or values of the block.
+    template <class Body>
+    void for_each_row(const BlockRows& rows, const Element* KeyValueRun<C>::*memory, Body body) const {
+        for (const KeyValueRun<C>& run : rows.runs)
+            for (Index p = std::max(rows.first, run.position); p < std::min(rows.last, run.position + run.count); ++p)
+                body(p - rows.block,
+                     run.*memory + kv_head_ * run.head_stride + (p - run.position) * run.position_stride);
+    }
+
+    /// The block's keys or values where they are, if all of them are there and are whole cache lines; otherwise
+    /// gathered. `next` becomes what follows in memory where that is the next block, which it is in a cache.
+    [[nodiscard]] Rows find(const BlockRows& rows, const Element* KeyValueRun<C>::*memory, const std::byte*& next,
+                            Scales& scales) const {
+        if constexpr (has_scales) {
+            scales.fill(0.0f);
+            for_each_row(rows, memory, [&](Index i, const Element* row) {
+                scales[static_cast<std::size_t>(i)] = CachedRow<C>::scale(row, shape_.head_dim);
+            });
+        }
         next = nullptr;
         if (width_ == shape_.head_dim && rows.last - rows.first == keys_per_block)
-            for (const KeyValueRun<bfloat16>& run : rows.runs)
+            for (const KeyValueRun<C>& run : rows.runs)
                 if (run.position <= rows.first && rows.last <= run.position + run.count) {
-                    const Rows found{row(run, rows.first), run.position_stride};
-                    if (found.stride == width_) next = reinterpret_cast<const std::byte*>(found.row(keys_per_block));
+                    const Index offset = kv_head_ * run.head_stride + (rows.first - run.position) * run.position_stride;
+                    const Rows found{run.*memory + offset, run.position_stride};
+                    if (found.stride == CachedRow<C>::size(width_))
+                        next = reinterpret_cast<const std::byte*>(found.row(keys_per_block));
                     return found;
                 }
-        std::fill_n(gathered_.data(), keys_per_block * width_, bfloat16(0));
-        for (const KeyValueRun<bfloat16>& run : rows.runs)
-            for (Index p = std::max(rows.first, run.position); p < std::min(rows.last, run.position + run.count); ++p)
-                std::copy_n(row(run, p), shape_.head_dim, gathered_.row(p - rows.block));
+        std::fill_n(gathered_.data(), keys_per_block * width_, Element(0));
+        for_each_row(rows, memory,
+                     [&](Index i, const Element* row) { std::copy_n(row, shape_.head_dim, gathered_.row(i)); });
         return {gathered_.data(), width_};
     }
 
     /// Rearranges the block's keys and values, and goes through the queries.
     void attend_many(const BlockRows& rows, Index queries, PartialAttention<float> result) {
-        const Rows keys = find(rows, &KeyValueRun<bfloat16>::keys, next_keys_);
+        const Rows keys = find(rows, &KeyValueRun<C>::keys, next_keys_, key_scales_);
         pair_keys<keys_per_block>(keys, 0);
-        const Rows values = find(rows, &KeyValueRun<bfloat16>::values, next_values_);
+        const Rows values = find(rows, &KeyValueRun<C>::values, next_values_, value_scales_);
         for (Index key = 0; key < keys_per_block; key += 2)
             for (Index column = 0; column < width_; column += 2 * vector) {
                 __m512i pairs[2];
@@ -208,25 +231,25 @@ class AttentionTile<bfloat16, Avx512Dot> {
     /// The same for few queries, which begin at 0. Keys are rearranged for half a block at a time, values on the way.
     template <int rows>
     void attend_few(const BlockRows& block, PartialAttention<float> result) {
-        const Rows keys = find(block, &KeyValueRun<bfloat16>::keys, next_keys_);
+        const Rows keys = find(block, &KeyValueRun<C>::keys, next_keys_, key_scales_);
         Vector scores[rows][vectors];
         const std::byte* ahead = next_keys_;
         for (std::size_t half = 0; half < 2; ++half) {
             pair_keys<keys_per_block / 2>(keys, static_cast<Index>(half) * keys_per_block / 2);
             multiply_keys<rows, vectors / 2>(0, scores, half * vectors / 2, ahead);
         }
+        const Rows values = find(block, &KeyValueRun<C>::values, next_values_, value_scales_);
         alignas(64) Weights<rows> weights;
         Factors<rows> rescale;
         for (std::size_t r = 0; r < rows; ++r) {
             const auto q = static_cast<Index>(r);
             rescale[r] = exponentiate(q, scores[r], mask(q, block.block), result, weights[r].data());
         }
-        const Rows values = find(block, &KeyValueRun<bfloat16>::values, next_values_);
         ahead = next_values_;
         for_columns<rows == 4 ? vectors : vectors / 2>([&](Index column, auto count) {
             add_columns<rows, count>(0, column, weights, rescale, result, ahead, [&](Index pair, __m512i* x) {
-                const bfloat16* even = values.row(2 * pair) + column;
-                const bfloat16* odd = values.row(2 * pair + 1) + column;
+                const Element* even = values.row(2 * pair) + column;
+                const Element* odd = values.row(2 * pair + 1) + column;
                 unroll<count / 2>([&](auto v) { interleave(even + 2 * vector * v, odd + 2 * vector * v, x + 2 * v); });
             });
         });
@@ -256,8 +279,9 @@ class AttentionTile<bfloat16, Avx512Dot> {
     template <Index count>
     void pair_keys(Rows keys, Index from) {
         for (Index key = 0; key < count; key += vector)
-            for (Index column = 0; column < width_; column += 2 * vector)
-                transpose(keys.row(from + key) + column, keys.stride, keys_.data() + column / 2 * count + key, count);
+            for (Index column = 0; column < width_; column += elements_per_line)
+                transpose_pairs(keys.row(from + key) + column, keys.stride, keys_.data() + column / 2 * count + key,
+                                count);
     }
 
     /// The scores of the paired keys, `count` vectors of them, for the queries from q on, as scores[…][from …].
@@ -287,8 +311,9 @@ class AttentionTile<bfloat16, Avx512Dot> {
         return _mm512_set1_epi32(bits);
     }
 
-    /// Asks for the lines at `ahead`, if any, and moves on. With as many as there are vectors in a step, a block is
-    /// fetched while its predecessor is multiplied; more at once are too many for the processor, which ignores them.
+    /// Asks for the lines at `ahead`, if any, and moves on. With as many as there are vectors in a step, a block of
+    /// bfloat16, or two of Q8, are fetched while their predecessor is multiplied; more at once are too many for the
+    /// processor, which ignores them.
     template <std::size_t lines>
     static void fetch_lines(const std::byte*& ahead) {
         if (ahead == nullptr) return;
@@ -303,7 +328,9 @@ class AttentionTile<bfloat16, Avx512Dot> {
         constexpr float lowest = std::numeric_limits<float>::lowest();
         __m512 s[vectors];
         unroll<vectors>([&](auto v) {
-            s[v] = _mm512_mask_mov_ps(_mm512_set1_ps(lowest), static_cast<__mmask16>(mask >> (16 * v)), scores[v]);
+            const Vector score =
+                has_scales ? scores[v] * Vector::load_aligned(key_scales_.data() + vector * v) : scores[v];
+            s[v] = _mm512_mask_mov_ps(_mm512_set1_ps(lowest), static_cast<__mmask16>(mask >> (16 * v)), score);
         });
         const float maximum =
             std::max(result.maximum(q),
@@ -318,11 +345,18 @@ class AttentionTile<bfloat16, Avx512Dot> {
         const __m512i ones = _mm512_set1_epi16(std::bit_cast<std::int16_t>(bfloat16(1.0f)));
         unroll<vectors / 2>([&](auto v) {
             const auto rounded = std::bit_cast<__m512i>(_mm512_cvtne2ps_pbh(s[2 * v + 1], s[2 * v]));
-            _mm512_store_si512(weights + 32 * v, rounded);
             total = multiply_add(rounded, ones, total);
+            _mm512_store_si512(weights + 32 * v, has_scales ? scaled(s, 2 * v) : rounded);
         });
         _mm512_store_ps(totals_.row(q), total);
         return _mm512_cvtss_f32(rescale);
+    }
+
+    /// The weights s[v] and s[v + 1] of keys, multiplied with the scales of their values and rounded.
+    __m512i scaled(const __m512 (&s)[vectors], std::size_t v) const {
+        const auto scale = [&](std::size_t i) { return _mm512_load_ps(value_scales_.data() + 16 * i); };
+        return std::bit_cast<__m512i>(
+            _mm512_cvtne2ps_pbh(_mm512_mul_ps(s[v + 1], scale(v + 1)), _mm512_mul_ps(s[v], scale(v))));
     }
 
     /// Adds the weighted values of `count` vectors of columns to the sums of the queries from q on. load(pair, x) gives
@@ -362,9 +396,11 @@ class AttentionTile<bfloat16, Avx512Dot> {
     const std::byte* next_values_ = nullptr;
     MatrixView<std::uint32_t> keys_;    // [width / 2, keys]: pairs of elements of a key
     MatrixView<std::uint32_t> values_;  // [keys_per_block / 2, width]: pairs of one element of consecutive values
-    MatrixView<bfloat16> gathered_;     // [keys_per_block, width]
+    MatrixView<Element> gathered_;      // [keys_per_block, width]
     MatrixView<bfloat16> queries_;      // [queries, width], scaled so that scores are powers of two
     MatrixView<float> totals_;          // [queries, vector]: sums of 2^(score - maximum) by lane
+    alignas(64) Scales key_scales_;     // of the block at hand
+    alignas(64) Scales value_scales_;
 };
 
 }  // namespace mistral::cpu

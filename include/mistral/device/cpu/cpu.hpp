@@ -77,12 +77,14 @@ class BasicCpu : public CpuBase {
         });
     }
 
-    template <class A, class C>
-    void convert(MatrixView<const A> x, MatrixView<C> out) const {
-        assert(out.rows() == x.rows() && out.cols() == x.cols());
+    template <class C>
+    void convert(MatrixView<const Activation<C>> x, Index head_dim, MatrixView<CachedElement<C>> out) const {
+        const Index heads = x.cols() / head_dim;
+        const Index row_size = CachedRow<C>::size(head_dim);
+        assert(out.rows() == x.rows() && x.cols() == heads * head_dim && out.cols() == heads * row_size);
         for_rows(x.rows(), [&](Index t) {
-            std::transform(x.row(t), x.row(t) + x.cols(), out.row(t),
-                           [](A element) { return static_cast<C>(element); });
+            for (Index head = 0; head < heads; ++head)
+                CachedRow<C>::write(x.row(t) + head * head_dim, head_dim, out.row(t) + head * row_size);
         });
     }
 

@@ -81,13 +81,14 @@ class CpuBase {
     }
 
     template <class C>
-    void append(MatrixView<const C> keys, MatrixView<const C> values, const Ring& ring, KeyValueStore<C> store) const {
-        assert(keys.cols() == store.kv_heads * store.head_dim);
+    void append(MatrixView<const CachedElement<C>> keys, MatrixView<const CachedElement<C>> values, const Ring& ring,
+                KeyValueStore<C> store) const {
+        assert(keys.cols() == store.kv_heads * store.row_size);
         for (Index t = std::max<Index>(0, keys.rows() - store.capacity); t < keys.rows(); ++t)
             for (Index head = 0; head < store.kv_heads; ++head) {
-                const Index to = (head * store.capacity + ring.slot(ring.next_position() + t)) * store.head_dim;
-                std::copy_n(keys.row(t) + head * store.head_dim, store.head_dim, store.keys + to);
-                std::copy_n(values.row(t) + head * store.head_dim, store.head_dim, store.values + to);
+                const Index to = (head * store.capacity + ring.slot(ring.next_position() + t)) * store.row_size;
+                std::copy_n(keys.row(t) + head * store.row_size, store.row_size, store.keys + to);
+                std::copy_n(values.row(t) + head * store.row_size, store.row_size, store.values + to);
             }
     }
 

@@ -109,9 +109,9 @@ class BasicCpu<Dispatched> : public CpuBase {
         kernels<cpu::ActivationKernels<A>>().rotate(*this, x, position, frequencies, pairing);
     }
 
-    template <class A, class C>
-    void convert(MatrixView<const A> x, MatrixView<C> out) const {
-        kernels<cpu::CacheKernels<C>>().convert(*this, x, out);
+    template <class C>
+    void convert(MatrixView<const Activation<C>> x, Index head_dim, MatrixView<CachedElement<C>> out) const {
+        kernels<cpu::CacheKernels<C>>().convert(*this, x, head_dim, out);
     }
 
     template <class C>

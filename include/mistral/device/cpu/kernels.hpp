@@ -41,17 +41,19 @@ struct QuantizationKernels {
 /// With caches of type C.
 template <class C>
 struct CacheKernels {
-    void (*convert)(const CpuBase&, MatrixView<const Activation<C>> x, MatrixView<C> out);
+    void (*convert)(const CpuBase&, MatrixView<const Activation<C>> x, Index head_dim,
+                    MatrixView<CachedElement<C>> out);
     void (*attend)(const CpuBase&, MatrixView<const Activation<C>> queries, Index position,
                    std::span<const KeyValueRun<C>> runs, const Shape&, MatrixView<Activation<C>> out,
                    CpuBase::Workspace&);
 };
 
-using Kernels = std::tuple<ActivationKernels<float>, ActivationKernels<double>,  //
-                           WeightKernels<double>, WeightKernels<float>, WeightKernels<half>, WeightKernels<bfloat16>,
-                           WeightKernels<Q8>, WeightKernels<Q4>,              //
-                           QuantizationKernels<Q8>, QuantizationKernels<Q4>,  //
-                           CacheKernels<double>, CacheKernels<float>, CacheKernels<half>, CacheKernels<bfloat16>>;
+using Kernels =
+    std::tuple<ActivationKernels<float>, ActivationKernels<double>,  //
+               WeightKernels<double>, WeightKernels<float>, WeightKernels<half>, WeightKernels<bfloat16>,
+               WeightKernels<Q8>, WeightKernels<Q4>,              //
+               QuantizationKernels<Q8>, QuantizationKernels<Q4>,  //
+               CacheKernels<double>, CacheKernels<float>, CacheKernels<half>, CacheKernels<bfloat16>, CacheKernels<Q8>>;
 
 /// The tables, by the names that mistralDispatch.cmake keeps visible to the linker.
 extern "C" {
