@@ -43,10 +43,14 @@ class ChunkAttention {
         auto frame = workspace.frame();
         const auto scratch = frame.template matrix<A>(pool.threads(), Tile::scratch_size(shape_) + 2 * partial_size());
         const Index tasks = shape_.kv_heads * tiles_;
-        if (const Index spans = spans_of(0); tiles_ == 1 && spans > 1 && tasks < tasks_per_thread * pool.threads())
-            run_spans(pool, scratch, spans, frame.template matrix<A>(tasks * spans, partial_size()));
-        else
-            pool.for_each(tasks, [&](Index worker, Index task) noexcept { run_task(task, scratch.row(worker)); });
+        const bool has_idle_threads = tiles_ == 1 && tasks < tasks_per_thread * pool.threads();
+        if (!has_idle_threads)
+            return pool.for_each(tasks,
+                                 [&](Index worker, Index task) noexcept { run_task(task, scratch.row(worker)); });
+        // As many as the window may ever touch, so that scratch memory does not grow with the position.
+        const Index spans = spans_of(0);
+        const Index most = shape_.window == no_window ? spans : (shape_.window + queries_.rows()) / keys_per_span + 2;
+        run_spans(pool, scratch, spans, frame.template matrix<A>(tasks * most, partial_size()));
     }
 
   private:
@@ -66,9 +70,9 @@ class ChunkAttention {
         tile.finish(all, tokens_of(out_, tile_index));
     }
 
-    /// The tokens are one tile. parts [kv_heads * spans, partial_size].
+    /// The tokens are one tile. parts [kv_heads * spans or more, partial_size].
     void run_spans(ThreadPool& pool, MatrixView<A> scratch, Index spans, MatrixView<A> parts) const {
-        pool.for_each(parts.rows(), [&](Index worker, Index i) noexcept {
+        pool.for_each(shape_.kv_heads * spans, [&](Index worker, Index i) noexcept {
             const Index span = first_span(0) + i % spans;
             start(0, i / spans, scratch.row(worker))
                 .run(runs_, span * keys_per_span, (span + 1) * keys_per_span, partial(parts.row(i)));

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstddef>
@@ -137,7 +138,9 @@ class PanelBlock {
     template <int tokens, std::size_t panels = 1>
     [[gnu::flatten]] void tile(std::array<Index, panels> panel, Index token, const std::byte* ahead,
                                Index lines_ahead) const {
-        Sums<tokens> sums[panels];
+        typename Lanes::Floats sums[panels * tokens][Lanes::vectors];
+        unroll<panels * tokens * Lanes::vectors>(
+            [&](auto i) { sums[i / Lanes::vectors][i % Lanes::vectors] = Lanes::zero(); });
         std::array<const std::byte*, panels> group;
         for (std::size_t i = 0; i < panels; ++i) group[i] = weights_.panel(panel[i]);
         const Group* x = x_.row(token);
@@ -145,31 +148,24 @@ class PanelBlock {
             if constexpr (tokens > 1)
                 for (Index i = 0; i < lines_ahead; ++i, ahead += cache_line) prefetch(ahead);
             unroll<panels>([&](auto i) {
-                add_group<tokens>(group[i], x, sums[i]);
+                add_group<tokens, tokens * i>(group[i], x, sums);
                 group[i] += Matrix::group_bytes;
+                // Registers lack for the loads of several panels, if compilers mix them.
+                std::atomic_signal_fence(std::memory_order_seq_cst);
             });
         }
         unroll<panels * tokens>([&](auto i) {
             constexpr std::size_t p = i / tokens, t = i % tokens;
             std::array<float, Matrix::panel_rows> values;
             unroll<Lanes::vectors>(
-                [&](auto v) { Lanes::store(sums[p].of[t][v], values.data() + values.size() / Lanes::vectors * v); });
+                [&](auto v) { Lanes::store(sums[i][v], values.data() + values.size() / Lanes::vectors * v); });
             write(panel[p], token + static_cast<Index>(t), values);
         });
     }
 
-    template <int tokens>
-    struct Sums {
-        typename Lanes::Floats of[tokens][Lanes::vectors];
-
-        Sums() {
-            unroll<tokens * Lanes::vectors>(
-                [this](auto i) { of[i / Lanes::vectors][i % Lanes::vectors] = Lanes::zero(); });
-        }
-    };
-
-    template <int tokens>
-    void add_group(const std::byte* group, const Group* x, Sums<tokens>& sums) const {
+    /// Adds a group's products to the sums of the tokens, which begin at `first`.
+    template <int tokens, std::size_t first, class Sums>
+    void add_group(const std::byte* group, const Group* x, Sums& sums) const {
         constexpr Index pair_bytes = Matrix::code_bytes / (group_size / (2 * Matrix::quad));
         typename Lanes::Integers products[tokens][planes][Lanes::vectors];
         unroll<tokens * planes>([&](auto i) {
@@ -195,7 +191,7 @@ class PanelBlock {
                 auto product = products[t][0][v];
                 if constexpr (planes == 2) product = Lanes::join(product, products[t][1][v]);
                 const float scale = x[static_cast<Index>(t) * x_.stride()].scale;
-                sums.of[t][v] = Lanes::multiply_add(product, scales, scale, sums.of[t][v]);
+                sums[first + t][v] = Lanes::multiply_add(product, scales, scale, sums[first + t][v]);
             });
         });
     }
