@@ -76,7 +76,8 @@ class TextGenerator {
   private:
     // Not among them: numbers with exponents of many digits, and zero bytes, which nlohmann's reader takes for the end.
     static constexpr std::string_view bytes =
-        "{}[]:,\"\\/ \t\r\nntrufalse0123456789+-.eEdDcC8\x01\x1F\x7F\x80\x9F\xA0\xBF\xC0\xC3\xE0\xED\xEF\xF0\xF4\xFF";
+        "{}[]:,\"\\/ "
+        "\t\r\n\v\fntrufalse0123456789+-.eEdDcC8\x01\x1F\x7F\x80\x9F\xA0\xBF\xC0\xC3\xE0\xED\xEF\xF0\xF4\xFF";
     inline static const std::vector<std::string> seeds{
         "",
         "null",
