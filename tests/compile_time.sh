@@ -16,5 +16,5 @@ compiler=${CXX:-g++}
 read -r -a flags <<< "${CXXFLAGS:--O2}"
 read -r -a eigen <<< "$(pkg-config --cflags eigen3 2>/dev/null || echo -I/usr/include/eigen3)"
 TIMEFORMAT='%U'
-seconds=$({ time "$compiler" -std=c++20 "${flags[@]}" -I"$root/include" "${eigen[@]}" -c "$program" -o "$work/program.o"; } 2>&1)
+seconds=$({ time "$compiler" -std=c++20 "${flags[@]}" -I"$root/include" "${eigen[@]}" -c "$program" -o "$work/program.o"; } 2>&1) || { echo "$seconds" >&2; exit 1; }
 echo "$compiler ${flags[*]}: $seconds s for a program of $(wc -l < "$program") lines"
