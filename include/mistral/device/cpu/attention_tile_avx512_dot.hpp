@@ -302,7 +302,8 @@ class AttentionTile<C, Avx512Dot> {
                 unroll<count>([&](auto v) { sums[r][v] = multiply_add(k[v], x, sums[r][v]); });
             });
         }
-        unroll<rows * count>([&](auto i) { scores[i / count][from + i % count] = sums[i / count][i % count]; });
+        Vector* const to = &scores[0][from];  // an index that is no constant makes Clang keep the sums in memory
+        unroll<rows * count>([&](auto i) { to[i / count * vectors + i % count] = sums[i / count][i % count]; });
     }
 
     static __m512i broadcast_pair(const bfloat16* pair) {

@@ -151,7 +151,7 @@ class PanelBlock {
                 add_group<tokens, tokens * i>(group[i], x, sums);
                 group[i] += Matrix::group_bytes;
                 // Registers lack for the loads of several panels, if compilers mix them.
-                std::atomic_signal_fence(std::memory_order_seq_cst);
+                if constexpr (panels > 1) std::atomic_signal_fence(std::memory_order_seq_cst);
             });
         }
         unroll<panels * tokens>([&](auto i) {
