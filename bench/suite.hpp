@@ -34,18 +34,28 @@ benchmark::internal::Benchmark* add_row(const std::string& name, Run run) {
     return benchmark::RegisterBenchmark(name.c_str(), std::move(run))->Unit(benchmark::kMillisecond);
 }
 
-/// A large object that consecutive rows share. There is one at a time, as memory has room for one model: asking for
-/// another key frees it first.
+/// A large object that consecutive rows share.
+struct Shared {
+    std::string key;
+    std::any object;
+
+    /// There is one at a time, as memory has room for one model.
+    static Shared& only() {
+        static Shared only;
+        return only;
+    }
+};
+
+/// The shared object of that key. Asking for another frees the last one first.
 template <class Make>
 auto& shared(const std::string& key, Make make) {
-    static std::any kept;
-    static std::string kept_key;
-    if (key != kept_key) {
-        kept.reset();
-        kept = make();
-        kept_key = key;
+    Shared& only = Shared::only();
+    if (key != only.key) {
+        only.object.reset();
+        only.object = make();
+        only.key = key;
     }
-    return std::any_cast<decltype(make())&>(kept);
+    return std::any_cast<decltype(make())&>(only.object);
 }
 
 }  // namespace bench
