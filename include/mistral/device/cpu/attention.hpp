@@ -81,13 +81,17 @@ class ChunkAttention {
             const Partial all = partial(parts.row(head * spans));
             for (Index span = 1; span < spans; ++span)
                 all.join(partial(parts.row(head * spans + span)), queries_of(0), Tile::power);
-            start(0, head, scratch.row(worker)).finish(all, out_);
+            tile_at(0, head, scratch.row(worker)).finish(all, out_);
         });
     }
 
+    [[nodiscard]] Tile tile_at(Index tile_index, Index kv_head, A* scratch) const {
+        const Index first = first_token(tile_index);
+        return Tile(scratch, {shape_, position_ + first, last_token(tile_index) + 1 - first, kv_head});
+    }
     [[nodiscard]] Tile start(Index tile_index, Index kv_head, A* scratch) const {
-        Tile tile(scratch, shape_);
-        tile.start(tokens_of(queries_, tile_index), position_ + first_token(tile_index), kv_head);
+        Tile tile = tile_at(tile_index, kv_head, scratch);
+        tile.start(tokens_of(queries_, tile_index));
         return tile;
     }
 

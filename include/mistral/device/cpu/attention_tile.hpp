@@ -40,8 +40,8 @@ void widen_row(const CachedElement<C>* row, Index head_dim, Activation<C>* packe
     }
 }
 
-/// The attention of a few tokens' query heads that share one key/value head, by one worker. A query below is one head
-/// of one token; C is the cache's scalar.
+/// The attention of the queries of at most tokens_per_tile tokens that share one key/value head, by one worker. C is
+/// the cache's scalar.
 template <class C, class Architecture>
 class AttentionTile {
   public:
@@ -64,8 +64,9 @@ class AttentionTile {
         return 2 * keys_per_block * width(shape) + tokens_per_tile * shape.group() * (width(shape) + keys_per_block);
     }
 
-    AttentionTile(A* scratch, const Shape& shape) : shape_(shape), window_{shape.window}, width_(width(shape)) {
-        const Index queries = tokens_per_tile * shape.group();
+    AttentionTile(A* scratch, const HeadQueries& place)
+        : place_(place), window_{place.shape.window}, width_(width(place.shape)) {
+        const Index queries = tokens_per_tile * place.shape.group();
         const auto take = [&scratch](Index rows, Index cols) {
             const MatrixView<A> taken(scratch, rows, cols);
             scratch += rows * cols;
@@ -77,32 +78,30 @@ class AttentionTile {
         scores_ = take(queries, keys_per_block);
     }
 
-    /// queries [tokens, query_heads * head_dim] of at most tokens_per_tile tokens, the first at `position`, of which
-    /// the heads of `kv_head` are taken.
-    void start(MatrixView<const A> queries, Index position, Index kv_head) {
-        position_ = position;
-        tokens_ = queries.rows();
-        kv_head_ = kv_head;
-        const A scale = A(1) / std::sqrt(static_cast<A>(shape_.head_dim));
-        for (Index q = 0; q < tokens_ * shape_.group(); ++q) {
-            pack<Order, Architecture>(queries.row(q / shape_.group()) + column(q), shape_.head_dim, queries_.row(q));
+    /// queries [tokens, query_heads * head_dim], of which the heads of the tile's kv_head are taken. Comes before
+    /// `run`.
+    void start(MatrixView<const A> queries) {
+        const A scale = A(1) / std::sqrt(static_cast<A>(place_.shape.head_dim));
+        for (Index q = 0; q < place_.count(); ++q) {
+            pack<Order, Architecture>(queries.row(place_.token(q)) + place_.column(q), place_.shape.head_dim,
+                                      queries_.row(q));
             for (Index i = 0; i < width_; ++i) queries_(q, i) *= scale;
         }
     }
 
     /// The softmax over those of the positions first … last - 1 that the queries see. `first` begins a block.
     void run(std::span<const KeyValueRun<C>> runs, Index first, Index last, PartialAttention<A> result) {
-        result.clear(tokens_ * shape_.group());
-        const Index visible = std::max(first, window_.first_visible(position_));
-        const Index end = std::min(last, position_ + tokens_);
+        result.clear(place_.count());
+        const Index visible = std::max(first, window_.first_visible(place_.position));
+        const Index end = std::min(last, place_.position + place_.tokens);
         for (Index block = visible / keys_per_block * keys_per_block; block < end; block += keys_per_block) {
             const Index from = std::max(block, visible);
             const Index to = std::min(end, block + keys_per_block);
             load(runs, block, from, to);
             score(from - block, to - block);
-            for (Index token = 0; token < tokens_; ++token) {
-                const Index begin = std::max(from, window_.first_visible(position_ + token));
-                const Index behind = std::min(to, position_ + token + 1);
+            for (Index token = 0; token < place_.tokens; ++token) {
+                const Index begin = std::max(from, window_.first_visible(place_.position + token));
+                const Index behind = std::min(to, place_.position + token + 1);
                 if (begin < behind) add_values(token, begin - block, behind - block, result);
             }
         }
@@ -112,39 +111,33 @@ class AttentionTile {
 
     /// Writes the weighted means to the heads' columns of out [tokens, query_heads * head_dim].
     void finish(PartialAttention<A> result, MatrixView<A> out) {
-        for (Index q = 0; q < tokens_ * shape_.group(); ++q) {
+        for (Index q = 0; q < place_.count(); ++q) {
             A* sums = result.sums(q);
             for (Index i = 0; i < width_; ++i) sums[i] /= result.total(q);
-            unpack<Order, Architecture>(sums, shape_.head_dim, out.row(q / shape_.group()) + column(q));
+            unpack<Order, Architecture>(sums, place_.shape.head_dim, out.row(place_.token(q)) + place_.column(q));
         }
     }
 
   private:
-    /// Where the query's head begins in a token's row.
-    [[nodiscard]] Index column(Index q) const {
-        return (kv_head_ * shape_.group() + q % shape_.group()) * shape_.head_dim;
-    }
-
     /// Fetches the keys and values of the positions first … last - 1 of the block that begins at `block`.
     void load(std::span<const KeyValueRun<C>> runs, Index block, Index first, Index last) {
         for (const KeyValueRun<C>& run : runs)
             for (Index p = std::max(first, run.position); p < std::min(last, run.position + run.count); ++p) {
-                const Index offset = kv_head_ * run.head_stride + (p - run.position) * run.position_stride;
-                widen_row<C, Architecture>(run.keys + offset, shape_.head_dim, keys_.row(p - block));
-                widen_row<C, Architecture>(run.values + offset, shape_.head_dim, values_.row(p - block));
+                const Index offset = place_.offset(run, p);
+                widen_row<C, Architecture>(run.keys + offset, place_.shape.head_dim, keys_.row(p - block));
+                widen_row<C, Architecture>(run.values + offset, place_.shape.head_dim, values_.row(p - block));
             }
     }
 
     /// The scores of the block's keys first … last - 1.
     void score(Index first, Index last) {
-        RowBlock<A, Architecture>(keys_, queries_, scores_, Update::assign)
-            .run(first, last, 0, tokens_ * shape_.group());
+        RowBlock<A, Architecture>(keys_, queries_, scores_, Update::assign).run(first, last, 0, place_.count());
     }
 
     /// Adds the values of the keys from … to - 1 of the block, weighted by the softmax so far, to the token's sums.
     void add_values(Index token, Index from, Index to, PartialAttention<A> result) {
-        const Index begin = token * shape_.group();
-        const Index end = begin + shape_.group();
+        const Index begin = token * place_.shape.group();
+        const Index end = begin + place_.shape.group();
         Index q = begin;
         for (; q + 4 <= end; q += 4) add_values<4>(q, from, to, result);
         for (; q < end; ++q) add_values<1>(q, from, to, result);
@@ -203,12 +196,9 @@ class AttentionTile {
                 sums[i][v].store_unaligned(all_sums[static_cast<std::size_t>(i)] + column + v * vector);
     }
 
-    Shape shape_;
+    HeadQueries place_;
     Window window_;
     Index width_;
-    Index position_ = 0;  // of the first token
-    Index tokens_ = 0;
-    Index kv_head_ = 0;
     MatrixView<A> keys_;     // [keys_per_block, width]
     MatrixView<A> values_;   // [keys_per_block, width]
     MatrixView<A> queries_;  // [queries, width], scaled by 1 / sqrt(head_dim)

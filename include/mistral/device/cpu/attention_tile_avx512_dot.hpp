@@ -53,8 +53,9 @@ class AttentionTile<C, Avx512Dot> {
         return keys_per_block * width(shape) * 3 / 2 + queries * (width(shape) / 2 + vector);
     }
 
-    AttentionTile(float* scratch, const Shape& shape) : shape_(shape), window_{shape.window}, width_(width(shape)) {
-        const Index queries = padded(tokens_per_tile * shape.group());
+    AttentionTile(float* scratch, const HeadQueries& place)
+        : place_(place), window_{place.shape.window}, width_(width(place.shape)) {
+        const Index queries = padded(tokens_per_tile * place.shape.group());
         const auto take = [&scratch]<class T>(T*, Index rows, Index cols) {
             const MatrixView<T> taken(reinterpret_cast<T*>(scratch), rows, cols);
             scratch += rows * cols * static_cast<Index>(sizeof(T)) / static_cast<Index>(sizeof(float));
@@ -67,28 +68,26 @@ class AttentionTile<C, Avx512Dot> {
         totals_ = take(totals_.data(), queries, vector);
     }
 
-    void start(MatrixView<const float> queries, Index position, Index kv_head) {
-        position_ = position;
-        tokens_ = queries.rows();
-        kv_head_ = kv_head;
-        const Index count = tokens_ * shape_.group();
-        const float scale = static_cast<float>(std::numbers::log2e / std::sqrt(static_cast<double>(shape_.head_dim)));
+    void start(MatrixView<const float> queries) {
+        const Index count = place_.count();
+        const float scale =
+            static_cast<float>(std::numbers::log2e / std::sqrt(static_cast<double>(place_.shape.head_dim)));
         float* scaled = reinterpret_cast<float*>(gathered_.data());
         for (Index q = 0; q < count; ++q) {
-            const float* query = queries.row(q / shape_.group()) + column(q);
-            std::transform(query, query + shape_.head_dim, scaled, [=](float x) { return x * scale; });
-            round_to_bfloat16(scaled, shape_.head_dim, queries_.row(q));
-            std::fill(queries_.row(q) + shape_.head_dim, queries_.row(q) + width_, bfloat16(0));
+            const float* query = queries.row(place_.token(q)) + place_.column(q);
+            std::transform(query, query + place_.shape.head_dim, scaled, [=](float x) { return x * scale; });
+            round_to_bfloat16(scaled, place_.shape.head_dim, queries_.row(q));
+            std::fill(queries_.row(q) + place_.shape.head_dim, queries_.row(q) + width_, bfloat16(0));
         }
         std::fill_n(queries_.data() + count * width_, (padded(count) - count) * width_, bfloat16(0));
     }
 
     void run(std::span<const KeyValueRun<C>> runs, Index first, Index last, PartialAttention<float> result) {
-        const Index queries = padded(tokens_ * shape_.group());
+        const Index queries = padded(place_.count());
         result.clear(queries);
         std::fill_n(totals_.data(), queries * vector, 0.0f);
-        const Index visible = std::max(first, window_.first_visible(position_));
-        const Index end = std::min(last, position_ + tokens_);
+        const Index visible = std::max(first, window_.first_visible(place_.position));
+        const Index end = std::min(last, place_.position + place_.tokens);
         for (Index block = visible / keys_per_block * keys_per_block; block < end; block += keys_per_block) {
             const BlockRows rows{runs, block, std::max(block, visible), std::min(end, block + keys_per_block)};
             if (queries == 4)
@@ -105,8 +104,9 @@ class AttentionTile<C, Avx512Dot> {
     static float power(float x) { return std::exp2(x); }
 
     void finish(PartialAttention<float> result, MatrixView<float> out) {
-        for (Index q = 0; q < tokens_ * shape_.group(); ++q)
-            std::transform(result.sums(q), result.sums(q) + shape_.head_dim, out.row(q / shape_.group()) + column(q),
+        for (Index q = 0; q < place_.count(); ++q)
+            std::transform(result.sums(q), result.sums(q) + place_.shape.head_dim,
+                           out.row(place_.token(q)) + place_.column(q),
                            [total = result.total(q)](float sum) { return sum / total; });
     }
 
@@ -145,18 +145,12 @@ class AttentionTile<C, Avx512Dot> {
     template <int rows>
     using Factors = std::array<float, static_cast<std::size_t>(rows)>;
 
-    /// Where the query's head begins in a token's row.
-    [[nodiscard]] Index column(Index q) const {
-        return (kv_head_ * shape_.group() + q % shape_.group()) * shape_.head_dim;
-    }
-
     /// Calls body(index in the block, row) for the keys or values of the block.
     template <class Body>
     void for_each_row(const BlockRows& rows, const Element* KeyValueRun<C>::*memory, Body body) const {
         for (const KeyValueRun<C>& run : rows.runs)
             for (Index p = std::max(rows.first, run.position); p < std::min(rows.last, run.position + run.count); ++p)
-                body(p - rows.block,
-                     run.*memory + kv_head_ * run.head_stride + (p - run.position) * run.position_stride);
+                body(p - rows.block, run.*memory + place_.offset(run, p));
     }
 
     /// The block's keys or values where they are, if all of them are there and are whole cache lines; otherwise
@@ -166,14 +160,14 @@ class AttentionTile<C, Avx512Dot> {
         if constexpr (has_scales) {
             scales.fill(0.0f);
             for_each_row(rows, memory, [&](Index i, const Element* row) {
-                scales[static_cast<std::size_t>(i)] = CachedRow<C>::scale(row, shape_.head_dim);
+                scales[static_cast<std::size_t>(i)] = CachedRow<C>::scale(row, place_.shape.head_dim);
             });
         }
         next = nullptr;
-        if (width_ == shape_.head_dim && rows.last - rows.first == keys_per_block)
+        if (width_ == place_.shape.head_dim && rows.last - rows.first == keys_per_block)
             for (const KeyValueRun<C>& run : rows.runs)
                 if (run.position <= rows.first && rows.last <= run.position + run.count) {
-                    const Index offset = kv_head_ * run.head_stride + (rows.first - run.position) * run.position_stride;
+                    const Index offset = place_.offset(run, rows.first);
                     const Rows found{run.*memory + offset, run.position_stride};
                     if (found.stride == CachedRow<C>::size(width_))
                         next = reinterpret_cast<const std::byte*>(found.row(keys_per_block));
@@ -181,7 +175,7 @@ class AttentionTile<C, Avx512Dot> {
                 }
         std::fill_n(gathered_.data(), keys_per_block * width_, Element(0));
         for_each_row(rows, memory,
-                     [&](Index i, const Element* row) { std::copy_n(row, shape_.head_dim, gathered_.row(i)); });
+                     [&](Index i, const Element* row) { std::copy_n(row, place_.shape.head_dim, gathered_.row(i)); });
         return {gathered_.data(), width_};
     }
 
@@ -268,7 +262,7 @@ class AttentionTile<C, Avx512Dot> {
 
     /// Which keys of the block the query row q sees.
     [[nodiscard]] std::uint64_t mask(Index q, Index block) const {
-        const Index token = position_ + q / shape_.group();
+        const Index token = place_.position + place_.token(q);
         const Index from = std::clamp<Index>(window_.first_visible(token) - block, 0, keys_per_block);
         const Index to = std::clamp<Index>(token + 1 - block, 0, keys_per_block);
         const auto below = [](Index n) { return n == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1; };
@@ -387,12 +381,9 @@ class AttentionTile<C, Avx512Dot> {
         });
     }
 
-    Shape shape_;
+    HeadQueries place_;
     Window window_;
     Index width_;
-    Index position_ = 0;  // of the first token
-    Index tokens_ = 0;
-    Index kv_head_ = 0;
     const std::byte* next_keys_ = nullptr;  // of the block that follows
     const std::byte* next_values_ = nullptr;
     MatrixView<std::uint32_t> keys_;    // [width / 2, keys]: pairs of elements of a key

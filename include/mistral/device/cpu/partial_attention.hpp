@@ -1,12 +1,32 @@
 #pragma once
 
 #include <mistral/base/matrix_view.hpp>
+#include <mistral/base/shape.hpp>
 #include <mistral/base/types.hpp>
 
 #include <algorithm>
 #include <limits>
 
 namespace mistral::cpu {
+
+/// The queries of a few tokens, the first at `position`, whose heads share one key/value head. A query below is one
+/// head of one token.
+struct HeadQueries {
+    Shape shape;
+    Index position = 0;
+    Index tokens = 0;
+    Index kv_head = 0;
+
+    [[nodiscard]] Index count() const { return tokens * shape.group(); }
+    [[nodiscard]] Index token(Index q) const { return q / shape.group(); }
+    /// Where the query's head begins in its token's row [query_heads * head_dim].
+    [[nodiscard]] Index column(Index q) const { return (kv_head * shape.group() + q % shape.group()) * shape.head_dim; }
+    /// Where the run holds the head's key, or its value, at position p.
+    template <class Run>
+    [[nodiscard]] Index offset(const Run& run, Index p) const {
+        return kv_head * run.head_stride + (p - run.position) * run.position_stride;
+    }
+};
 
 /// What the softmax over some of the keys comes to, for a number of queries: the sums of values weighted by
 /// exp(score - maximum), the sum of these weights, and the maximum.
