@@ -87,36 +87,34 @@ struct Pass {
 template <Scalar S>
 void run(benchmark::State& state, Pass pass, Index size, Index context, ActivationPrecision precision) {
     Sequence<S> sequence(mistral_7b(32, size), context, precision);
-    sequence.forward(0, 1, 1);  // not timed: brings threads and scratch memory to life
+    sequence.forward(pass.position, 1, 1);  // not timed: brings threads, scratch memory and caches to life
     measure(state, sequence.work(pass.position, pass.tokens, pass.logits()), pass.tokens,
             [&] { sequence.forward(pass.position, pass.tokens, pass.logits()); });
 }
 
 /// The same, with another pass in turn, so that whatever disturbs the machine meets both. The counter `name` tells how
-/// many times the other's time the row took: the ratio of medians.
+/// many times the other's time the row took: the median of these ratios.
 template <Scalar S>
 void compare(benchmark::State& state, Pass pass, Pass other, const char* name,
              ActivationPrecision precision = ActivationPrecision::precise) {
     Sequence<S> sequence(mistral_7b(), no_window, precision);
-    const Work work = sequence.work(pass.position, pass.tokens, pass.logits());
-    Surroundings surroundings(work);
-    std::vector<double> seconds, seconds_of_other;
     const auto time = [&](Pass p) {
         const Stopwatch stopwatch;
         sequence.forward(p.position, p.tokens, p.logits());
         return stopwatch.seconds();
     };
     time(pass);
+    LimitWatch watch(sequence.work(pass.position, pass.tokens, pass.logits()));
+    std::vector<double> ratios;
     for (auto _ : state) {
-        seconds.push_back(time(pass));
+        const double seconds = time(pass);
+        watch.add(seconds, state);
         state.PauseTiming();
-        seconds_of_other.push_back(time(other));
+        ratios.push_back(seconds / time(other));
         state.ResumeTiming();
-        surroundings.sample(state);
     }
-    const double typical = median(seconds);
-    surroundings.report(state, work, pass.tokens, typical);
-    state.counters[name] = typical / median(seconds_of_other);
+    watch.report(state, pass.tokens);
+    state.counters[name] = median(ratios);
 }
 
 template <Scalar S>

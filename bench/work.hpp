@@ -73,53 +73,69 @@ class Stopwatch {
     return *middle;
 }
 
-/// The bandwidth of memory while a row runs, sampled between its iterations: others that share it make it now twice as
-/// large, now half. Rows that arithmetic bounds have no need of it.
-class Surroundings {
+/// What part of its limit a row reaches. Others that share the memory make it now twice as fast, now half: where it is
+/// the limit, its bandwidth is probed again and again, and what is timed between two probes is held against their mean.
+class LimitWatch {
   public:
-    explicit Surroundings(const Work& work) : watched_(bound(work, machine().limits.read_bandwidth).is_reading) {}
+    explicit LimitWatch(const Work& work)
+        : work_(work), watches_(bound(work, machine().limits.read_bandwidth).is_reading) {}
 
-    /// Takes a sample, where the last one is a while ago.
-    void sample(benchmark::State& state) {
-        constexpr double interval = 0.05;  // seconds
-        if (!watched_ || (!samples_.empty() && since_.seconds() < interval)) return;
+    /// One iteration took so long. The row's clock, where it runs, stops for the probe.
+    void add(double seconds, benchmark::State& state) {
+        constexpr double stretch = 0.05;  // seconds between probes, at least
+        stretch_seconds_ += seconds;
+        ++stretch_iterations_;
+        if (stretch_seconds_ < stretch) return;
         state.PauseTiming();
-        samples_.push_back(machine().read_probe->sample());
+        close();
         state.ResumeTiming();
-        since_ = Stopwatch();
     }
 
-    /// Tells what part of its limit an iteration of so many seconds reaches, which limit that is, and the tokens per
-    /// second of rows that have any.
-    void report(benchmark::State& state, const Work& work, Index tokens, double seconds) const {
-        const double read_bandwidth = samples_.empty() ? machine().limits.read_bandwidth : median(samples_);
-        const Bound least = bound(work, read_bandwidth);
-        state.counters["of_limit"] = least.seconds / seconds;
-        if (least.is_reading) state.counters["read_GB/s"] = read_bandwidth / 1e9;
+    /// Tells what part of its limit the row reaches, which limit that is, and the tokens per second of rows that have
+    /// any. Returns the seconds of an iteration.
+    double report(benchmark::State& state, Index tokens) {
+        if (stretch_iterations_ > 0) close();
+        state.counters["of_limit"] = least_seconds_ / seconds_;
+        const double seconds = seconds_ / iterations_;
+        if (watches_) state.counters["read_GB/s"] = iterations_ / read_times_ / 1e9;
         if (tokens > 0) state.counters["tokens/s"] = static_cast<double>(tokens) / seconds;
-        state.SetLabel(least.limit);
+        state.SetLabel(bound(work_, before_).limit);
+        return seconds;
     }
 
   private:
-    bool watched_;
-    std::vector<double> samples_;
-    Stopwatch since_;
+    [[nodiscard]] double probe() const {
+        return watches_ ? machine().read_probe->sample() : machine().limits.read_bandwidth;
+    }
+
+    void close() {
+        const double after = probe();
+        const double read_bandwidth = (before_ + after) / 2;
+        least_seconds_ += stretch_iterations_ * bound(work_, read_bandwidth).seconds;
+        read_times_ += stretch_iterations_ / read_bandwidth;
+        seconds_ += stretch_seconds_;
+        iterations_ += stretch_iterations_;
+        before_ = after;
+        stretch_seconds_ = stretch_iterations_ = 0;
+    }
+
+    Work work_;
+    bool watches_;
+    double before_ = probe();
+    double stretch_seconds_ = 0, stretch_iterations_ = 0;
+    double least_seconds_ = 0, read_times_ = 0, seconds_ = 0, iterations_ = 0;
 };
 
 /// Times `body`, which does `work` on so many tokens. Returns the seconds of an iteration.
 template <class Body>
 double measure(benchmark::State& state, const Work& work, Index tokens, Body body) {
-    Surroundings surroundings(work);
-    double seconds = 0;
+    LimitWatch watch(work);
     for (auto _ : state) {
         const Stopwatch stopwatch;
         body();
-        seconds += stopwatch.seconds();
-        surroundings.sample(state);
+        watch.add(stopwatch.seconds(), state);
     }
-    seconds /= static_cast<double>(state.iterations());
-    surroundings.report(state, work, tokens, seconds);
-    return seconds;
+    return watch.report(state, tokens);
 }
 
 template <class T>
