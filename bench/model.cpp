@@ -20,7 +20,7 @@ using mistral::no_window;
 using mistral::Scalar;
 
 constexpr Index window = 4096;
-constexpr int pairs = 9;  // of passes to compare
+constexpr int pairs = 11;  // of passes to compare
 
 /// A model and a sequence on it that is put wherever a row wants it. Models of as many layers share their weights while
 /// rows of their format follow each other.
@@ -124,12 +124,12 @@ void add_prompt(const char* suffix, ActivationPrecision precision) {
             [=](benchmark::State& state) {
                 run<S>(state, {0, tokens}, window, no_window, precision);
             })
-        ->Iterations(1);
+        ->Iterations(3);
 }
 
 template <Scalar S>
 void add_decode(Index position, Index size, Index context) {
-    constexpr int steps = 8;
+    constexpr int steps = 11;
     add_row(concat("model/", mistral::ScalarTraits<S>::name, "/decode/position:", position,
                    "/window:", size == no_window ? 0 : size),
             [=](benchmark::State& state) {

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the benchmarks, runs them and writes what they measured as JSON. Everything takes about ten minutes on two
+# Builds the benchmarks, runs them and writes what they measured as JSON. Everything takes about twelve minutes on two
 # cores and 16 GB of memory, on a machine that does nothing else meanwhile.
 #
 #   bench/run.sh OUTPUT.json                              everything

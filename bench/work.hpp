@@ -73,57 +73,59 @@ class Stopwatch {
     return *middle;
 }
 
-/// What part of its limit a row reaches. Others that share the memory make it now twice as fast, now half: where it is
-/// the limit, its bandwidth is probed again and again, and what is timed between two probes is held against their mean.
+/// What part of its limit a row reaches. What is timed is cut into stretches. Arithmetic is as fast as the fastest of
+/// them, which is how its limits are probed too. Memory is shared with others, who make it now twice as fast, now half:
+/// its bandwidth is probed between stretches, each is held against the mean of its two neighbours, and medians are
+/// told.
 class LimitWatch {
   public:
     explicit LimitWatch(const Work& work)
-        : work_(work), watches_(bound(work, machine().limits.read_bandwidth).is_reading) {}
+        : work_(work), watches_memory_(bound(work, machine().limits.read_bandwidth / 2).is_reading) {}
 
     /// One iteration took so long. The row's clock, where it runs, stops for the probe.
     void add(double seconds, benchmark::State& state) {
-        constexpr double stretch = 0.05;  // seconds between probes, at least
+        constexpr double shortest_stretch = 0.05;  // seconds
         stretch_seconds_ += seconds;
         ++stretch_iterations_;
-        if (stretch_seconds_ < stretch) return;
+        if (stretch_seconds_ < shortest_stretch) return;
         state.PauseTiming();
-        close();
+        close_stretch();
         state.ResumeTiming();
     }
 
     /// Tells what part of its limit the row reaches, which limit that is, and the tokens per second of rows that have
     /// any. Returns the seconds of an iteration.
     double report(benchmark::State& state, Index tokens) {
-        if (stretch_iterations_ > 0) close();
-        state.counters["of_limit"] = least_seconds_ / seconds_;
-        const double seconds = seconds_ / iterations_;
-        if (watches_) state.counters["read_GB/s"] = iterations_ / read_times_ / 1e9;
+        if (stretch_iterations_ > 0) close_stretch();
+        const double read_bandwidth = median(read_bandwidths_);
+        const double seconds = watches_memory_ ? median(seconds_) : *std::min_element(seconds_.begin(), seconds_.end());
+        state.counters["of_limit"] = watches_memory_ ? median(parts_) : *std::max_element(parts_.begin(), parts_.end());
+        if (watches_memory_) state.counters["read_GB/s"] = read_bandwidth / 1e9;
         if (tokens > 0) state.counters["tokens/s"] = static_cast<double>(tokens) / seconds;
-        state.SetLabel(bound(work_, before_).limit);
+        state.SetLabel(bound(work_, read_bandwidth).limit);
         return seconds;
     }
 
   private:
     [[nodiscard]] double probe() const {
-        return watches_ ? machine().read_probe->sample() : machine().limits.read_bandwidth;
+        return watches_memory_ ? machine().read_probe->sample() : machine().limits.read_bandwidth;
     }
 
-    void close() {
+    void close_stretch() {
         const double after = probe();
-        const double read_bandwidth = (before_ + after) / 2;
-        least_seconds_ += stretch_iterations_ * bound(work_, read_bandwidth).seconds;
-        read_times_ += stretch_iterations_ / read_bandwidth;
-        seconds_ += stretch_seconds_;
-        iterations_ += stretch_iterations_;
+        const double seconds = stretch_seconds_ / stretch_iterations_;
+        seconds_.push_back(seconds);
+        read_bandwidths_.push_back((before_ + after) / 2);
+        parts_.push_back(bound(work_, read_bandwidths_.back()).seconds / seconds);
         before_ = after;
         stretch_seconds_ = stretch_iterations_ = 0;
     }
 
     Work work_;
-    bool watches_;
+    bool watches_memory_;
     double before_ = probe();
     double stretch_seconds_ = 0, stretch_iterations_ = 0;
-    double least_seconds_ = 0, read_times_ = 0, seconds_ = 0, iterations_ = 0;
+    std::vector<double> seconds_, read_bandwidths_, parts_;  // of each stretch
 };
 
 /// Times `body`, which does `work` on so many tokens. Returns the seconds of an iteration.
