@@ -8,6 +8,7 @@ Needs Matplotlib. A chart whose rows were not measured is left out.
 import argparse
 import pathlib
 import re
+import statistics
 
 import matplotlib
 
@@ -30,7 +31,7 @@ ROOFLINE = {
     "model/bfloat16/prefill/tokens:512": "prompt of 512, bfloat16",
     "model/q8/prefill/tokens:512/fast": "prompt of 512, Q8, 8-bit activations",
     "model/q4/prefill/tokens:512/fast": "prompt of 512, Q4, 8-bit activations",
-    "attention/last_chunk/tokens:8192/window:4096/head_dim:128": "attention alone, 4096 keys",
+    "attention/last_chunk/tokens:4096/window:4096/head_dim:128": "attention alone, 4096 keys",
 }
 
 
@@ -64,7 +65,7 @@ def roofline(rows):
     figure, ax = axes(height=0.6 + 0.36 * len(present))
     for i, (_, row) in enumerate(present):
         ax.barh(i, 100 * row["of_limit"], color=LIMITS[row["label"]], height=0.62)
-        ax.text(100 * row["of_limit"] - 1, i, f"{100 * row['of_limit']:.0f} %", color="white", va="center", ha="right")
+        ax.text(min(100, 100 * row["of_limit"]) - 1, i, f"{100 * row['of_limit']:.0f} %", color="white", va="center", ha="right")
     ax.set_yticks(range(len(present)), [text for text, _ in present])
     ax.invert_yaxis()
     ax.set_xlim(0, 100)
@@ -78,17 +79,20 @@ def roofline(rows):
 
 
 def decode(rows):
+    """Others that share the memory change its speed from row to row: each is told as it would be at their mean."""
     curves = [(size, series(rows, rf"model/q4/decode/position:(\d+)/window:{size}")) for size in (WINDOW, 0)]
     curves = [(size, [point for point in points if point[0] >= 1024]) for size, points in curves]
     if not all(points for _, points in curves):
         return None
     figure, ax = axes()
+    bandwidth = statistics.mean(row["read_GB/s"] for _, points in curves for _, row in points)
     for (size, points), color in zip(curves, (WITH, WITHOUT)):
-        ax.plot([x for x, _ in points], [1000 * bench_rows.seconds(row) for _, row in points], "o-", color=color,
+        times = [1000 / row["tokens/s"] * row["read_GB/s"] / bandwidth for _, row in points]
+        ax.plot([x for x, _ in points], times, "o-", color=color,
                 label=f"window of {size}" if size else "no window")
     position_axis(ax, "position", [x for _, points in curves for x, _ in points])
     ax.set_ylim(bottom=0)
-    ax.set_ylabel("ms per token")
+    ax.set_ylabel(f"ms per token, at {bandwidth:.0f} GB/s")
     ax.legend(frameon=False)
     return figure
 
