@@ -45,8 +45,10 @@ void run(benchmark::State& state, const Map& map, Index tokens, ActivationPrecis
     fill(x.data(), tokens * map.inputs);
     std::size_t turn = 0;
     measure(state, linear_work<S>(weights.front(), tokens, precision), tokens, [&] {
-        device.multiply({x.data(), tokens, map.inputs}, weights[turn++ % weights.size()],
-                        {out.data(), tokens, map.outputs}, mistral::Update::assign, workspace);
+        const MatrixView<float> to(out.data(), tokens, map.outputs);
+        device.multiply(MatrixView<const float>(x.data(), tokens, map.inputs),
+                        std::array{mistral::Product{weights[turn++ % weights.size()], to}}, mistral::Update::assign,
+                        workspace);
     });
 }
 

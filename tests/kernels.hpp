@@ -7,15 +7,17 @@
 /// The processor's kernels, which are compiled once for all tests, in kernels.cpp: every other file that includes this
 /// header only parses them. The macros give what stands before `template`.
 #define MISTRAL_TEST_KERNELS_OF(prefix, Set, S)                                                                   \
-    prefix template void multiply<Set, S>(ThreadPool&, MatrixView<const Activation<S>>, MatrixView<const S>,      \
-                                          MatrixView<Activation<S>>, Update, Cpu::Workspace&);                    \
+    prefix template void multiply<Set, S>(ThreadPool&, MatrixView<const Activation<S>>,                           \
+                                          std::span<const Product<HostMatrix<S>, Activation<S>>>, Update,         \
+                                          Cpu::Workspace&);                                                       \
     prefix template void attend<Set, S>(ThreadPool&, MatrixView<const Activation<S>>, Index,                      \
                                         std::span<const KeyValueRun<S>>, const Shape&, MatrixView<Activation<S>>, \
                                         Cpu::Workspace&);
 
-#define MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, planes, Q)     \
-    prefix template void multiply<NativeInstructionSet, planes>( \
-        ThreadPool&, MatrixView<const float>, const PackedMatrix<Q>&, MatrixView<float>, Update, Cpu::Workspace&);
+#define MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, planes, Q)                                                      \
+    prefix template void multiply<NativeInstructionSet, planes>(ThreadPool&, MatrixView<const float>,             \
+                                                                std::span<const Product<PackedMatrix<Q>, float>>, \
+                                                                Update, Cpu::Workspace&);
 
 #define MISTRAL_TEST_KERNELS(prefix)                                \
     MISTRAL_TEST_KERNELS_OF(prefix, NativeInstructionSet, float)    \

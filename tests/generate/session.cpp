@@ -261,14 +261,14 @@ TEST_CASE("what can be rewound to is what the first position says") {
 
 namespace {
 
-/// Counts what is copied into its memory, in bytes.
+/// Counts what is copied inside its memory, in bytes.
 struct CountingCpu : Cpu {
     using Cpu::Cpu;
 
     template <class T>
-    void copy_in(MatrixView<const T> from, MatrixView<T> to) const {
+    void copy(MatrixView<const T> from, MatrixView<T> to, Workspace& workspace) const {
         *copied += from.rows() * from.cols() * static_cast<Index>(sizeof(T));
-        Cpu::copy_in(from, to);
+        Cpu::copy(from, to, workspace);
     }
 
     std::shared_ptr<Index> copied = std::make_shared<Index>(0);

@@ -18,7 +18,8 @@ TEST_CASE_TEMPLATE("the norm agrees with transformers, in float64 and as it come
         const auto x = file.matrix(name + "x");
         const auto input = x.host<S>();
         std::vector<S> out(x.values.size());
-        norm.forward(input.view, {out.data(), x.rows, x.cols});
+        Cpu::Workspace workspace;
+        norm.forward(input.view, {out.data(), x.rows, x.cols}, workspace);
         goldens::check_component<S>(file, name, {out.data(), x.rows, x.cols});
     });
 }
@@ -28,7 +29,8 @@ TEST_CASE("the norm works in place, and its weights' type decides that of activa
     const std::vector<float> weight{1, 2};
     const RMSNorm<bfloat16, Cpu> norm(Cpu(1), {{weight.data(), 1, 2}, nullptr}, 0.0);
     std::vector<float> x{3, 3};
-    norm.forward(MatrixView<float>(x.data(), 1, 2), {x.data(), 1, 2});
+    Cpu::Workspace workspace;
+    norm.forward(MatrixView<float>(x.data(), 1, 2), {x.data(), 1, 2}, workspace);
     CHECK(x == std::vector<float>{1, 2});
 }
 
@@ -41,6 +43,7 @@ TEST_CASE("shapes and an eps that make no sense are refused") {
         CHECK_THROWS_AS((RMSNorm<float, Cpu>(Cpu(1), weight, eps)), Error);
     const RMSNorm<float, Cpu> norm(Cpu(1), weight, 1e-5);
     std::vector<float> out(8);
-    CHECK_THROWS_WITH_AS(norm.forward({numbers.data(), 2, 3}, {out.data(), 2, 3}),
+    Cpu::Workspace workspace;
+    CHECK_THROWS_WITH_AS(norm.forward({numbers.data(), 2, 3}, {out.data(), 2, 3}, workspace),
                          "the norm of [2, 3] into [2, 3], expected rows of 4 elements", Error);
 }

@@ -25,15 +25,16 @@ float label(Index position) {
 /// Keys of one head and one element, their position's label, and values that are its negative.
 template <class C>
 void append_positions(RollingKVCache<C, Cpu>& cache, Index count) {
+    Cpu::Workspace workspace;
     const auto rows = [&](float sign) {
         std::vector<float> numbers;
         for (Index i = 0; i < count; ++i) numbers.push_back(sign * label(cache.next_position() + i));
         std::vector<CachedElement<C>> rows(static_cast<std::size_t>(count * CachedRow<C>::size(1)));
-        Cpu(1).convert<C>({numbers.data(), count, 1}, 1, {rows.data(), count, CachedRow<C>::size(1)});
+        Cpu(1).convert<C>({numbers.data(), count, 1}, 1, {rows.data(), count, CachedRow<C>::size(1)}, workspace);
         return rows;
     };
     const auto keys = rows(1), values = rows(-1);
-    cache.append({keys.data(), count, CachedRow<C>::size(1)}, {values.data(), count, CachedRow<C>::size(1)});
+    cache.append({keys.data(), count, CachedRow<C>::size(1)}, {values.data(), count, CachedRow<C>::size(1)}, workspace);
 }
 
 /// The label that a row of one element holds.
@@ -47,9 +48,9 @@ float number(const CachedElement<C>* row) {
 
 /// Whether the runs hold the positions first … next_position() - 1 in order, each with its own key and value.
 template <class C>
-bool holds(const RollingKVCache<C, Cpu>& cache, Index first) {
+bool holds(RollingKVCache<C, Cpu>& cache, Index first) {
     Index expected = first;
-    for (const auto& run : cache.runs(first))
+    for (const auto& run : cpu::runs(cache.ring(), cache.store(), first))
         for (Index i = 0; i < run.count; ++i, ++expected)
             if (run.position + i != expected || number<C>(run.keys + i * run.position_stride) != label(expected) ||
                 number<C>(run.values + i * run.position_stride) != -label(expected))
@@ -99,10 +100,7 @@ TEST_CASE("positions and slots are those that Mistral's own reference documents"
             CHECK((golden["to_cache_mask"][token] == 1) == (position >= cache.first_resident()));
             if (position < cache.first_resident()) continue;
             const Index slot = golden["cache_positions"][cached++].get<Index>() - static_cast<Index>(sequence) * window;
-            // The first run starts at slot 0 or after the second one, so slots are found through pointers.
-            const auto all = cache.runs(cache.first_resident());
-            const float* base = all[1].count > 0 ? all[1].keys : all[0].keys;
-            CHECK(base[slot] == label(position));
+            CHECK(cache.store().keys[slot] == label(position));
         }
     }
     CHECK(token == golden["positions"].size());
@@ -125,7 +123,7 @@ TEST_CASE("memory is the paper's: 8 times less at 32 768 tokens, 4 096 bytes per
 TEST_CASE("memory stays constant over 200 000 tokens") {
     FloatCache cache(Cpu(1), {.window = 64, .kv_heads = 1, .head_dim = 1});
     const Index bytes = cache.bytes();
-    const float* first_slot = cache.runs(0)[0].keys;
+    const float* first_slot = cache.store().keys;
     bool right = true;
     std::mt19937 random(1);
     while (cache.next_position() < 200'000) {
@@ -133,8 +131,7 @@ TEST_CASE("memory stays constant over 200 000 tokens") {
         right = right && cache.bytes() == bytes && cache.size() <= 64 && holds(cache, cache.first_resident());
     }
     CHECK(right);
-    const auto runs = cache.runs(cache.first_resident());
-    CHECK((runs[1].count > 0 ? runs[1].keys : runs[0].keys) == first_slot);
+    CHECK(cache.store().keys == first_slot);
 }
 
 TEST_CASE("a layer without a window, or with one beyond the context, is full at the context limit") {
@@ -188,7 +185,8 @@ TEST_CASE("shapes that make no sense are refused by name") {
     CHECK_THROWS_AS(FloatCache(Cpu(1), {.window = 4, .kv_heads = 1, .head_dim = 1}, {.context = 0}), Error);
     FloatCache cache(Cpu(1), {.window = 4, .kv_heads = 1, .head_dim = 2});
     const float row[3] = {};
-    CHECK_THROWS_AS(cache.append({row, 1, 3}, {row, 1, 3}), Error);
+    Cpu::Workspace workspace;
+    CHECK_THROWS_AS(cache.append({row, 1, 3}, {row, 1, 3}, workspace), Error);
 }
 
 TEST_CASE("a fixed shape needs nothing at run time") {

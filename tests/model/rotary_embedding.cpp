@@ -18,7 +18,9 @@ template <class S>
 std::vector<std::pair<double, double>> table(Index head_dim, double theta, Index position) {
     std::vector<S> x(static_cast<std::size_t>(head_dim), S(0));
     std::fill_n(x.begin(), head_dim / 2, S(1));  // (1, 0) turns into (cos, sin)
-    RotaryEmbedding<S, Cpu>(Cpu(1), head_dim, theta, RotaryPairing::halves).forward({x.data(), 1, head_dim}, position);
+    Cpu::Workspace workspace;
+    RotaryEmbedding<S, Cpu>(Cpu(1), head_dim, theta, RotaryPairing::halves)
+        .forward({x.data(), 1, head_dim}, position, workspace);
     std::vector<std::pair<double, double>> result;
     for (std::size_t i = 0; i < x.size() / 2; ++i) result.emplace_back(x[i], x[i + x.size() / 2]);
     return result;
@@ -64,7 +66,8 @@ TEST_CASE_TEMPLATE("rotation agrees with transformers, in float64 and as it come
                                              RotaryPairing::halves);
         const auto x = file.matrix(name + "x");
         std::vector<S> out(x.values.begin(), x.values.end());
-        rotary.forward({out.data(), x.rows, x.cols}, component.at("first_position"));
+        Cpu::Workspace workspace;
+        rotary.forward({out.data(), x.rows, x.cols}, component.at("first_position"), workspace);
         goldens::check_component<S>(file, name, {out.data(), x.rows, x.cols});
     });
 }
@@ -79,11 +82,12 @@ TEST_CASE("adjacent pairs turn as halves do once the elements are permuted") {
                 permuted(t, head * head_dim + 2 * i) = x(t, head * head_dim + i);
                 permuted(t, head * head_dim + 2 * i + 1) = x(t, head * head_dim + i + head_dim / 2);
             }
+    Cpu::Workspace workspace;
     RotaryEmbedding<double, Cpu>(Cpu(1), head_dim, 1e4, RotaryPairing::adjacent)
-        .forward({permuted.values.data(), 3, 2 * head_dim}, 77);
+        .forward({permuted.values.data(), 3, 2 * head_dim}, 77, workspace);
     auto halves = x;
     RotaryEmbedding<double, Cpu>(Cpu(1), head_dim, 1e4, RotaryPairing::halves)
-        .forward({halves.values.data(), 3, 2 * head_dim}, 77);
+        .forward({halves.values.data(), 3, 2 * head_dim}, 77, workspace);
     for (Index t = 0; t < x.rows; ++t)
         for (Index i = 0; i < head_dim / 2; ++i) {
             CHECK(permuted(t, 2 * i) == halves(t, i));
@@ -99,7 +103,8 @@ TEST_CASE("what makes no sense is refused") {
     CHECK_THROWS_AS(make(0, 1e4), Error);
     for (const double theta : {0.0, -1.0, double(NAN), double(INFINITY)}) CHECK_THROWS_AS(make(8, theta), Error);
     std::vector<float> x(12);
-    CHECK_THROWS_WITH_AS(make(8, 1e4).forward({x.data(), 1, 12}, 0),
+    Cpu::Workspace workspace;
+    CHECK_THROWS_WITH_AS(make(8, 1e4).forward({x.data(), 1, 12}, 0, workspace),
                          "rows of 12 elements were to be rotated, expected a multiple of 8", Error);
-    CHECK_THROWS_AS(make(8, 1e4).forward({x.data(), 1, 8}, -1), Error);
+    CHECK_THROWS_AS(make(8, 1e4).forward({x.data(), 1, 8}, -1, workspace), Error);
 }

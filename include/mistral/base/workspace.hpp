@@ -5,13 +5,21 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <utility>
 #include <vector>
 
 namespace mistral {
 
-/// Scratch memory for the intermediate results of a forward pass: a stack that grows to what the largest pass needs
-/// and allocates nothing after that. `Bytes` is a device's buffer of bytes. One workspace serves one thread at a time.
+/// Makes buffers that need no more than their size.
 template <class Bytes>
+struct ConstructBuffer {
+    Bytes operator()(Index size) const { return Bytes(size); }
+};
+
+/// Scratch memory for the intermediate results of a forward pass: a stack that grows to what the largest pass needs
+/// and allocates nothing after that, so that equal passes get equal addresses. `Bytes` is a device's buffer of bytes,
+/// which allocate(size) makes. One workspace serves one thread at a time.
+template <class Bytes, class Allocate = ConstructBuffer<Bytes>>
 class BasicWorkspace {
     struct Top {
         std::size_t block = 0;
@@ -38,6 +46,9 @@ class BasicWorkspace {
         Top mark_;
     };
 
+    BasicWorkspace() = default;
+    explicit BasicWorkspace(Allocate allocate) : allocate_(std::move(allocate)) {}
+
     [[nodiscard]] Frame frame() { return Frame(*this); }
 
     /// Memory held, in bytes.
@@ -53,12 +64,13 @@ class BasicWorkspace {
         const Index size = (bytes + alignment - 1) / alignment * alignment;
         while (top_.block < blocks_.size() && blocks_[top_.block].size() - top_.offset < size)
             top_ = {top_.block + 1, 0};
-        if (top_.block == blocks_.size()) blocks_.emplace_back(std::max(size, this->bytes()));
+        if (top_.block == blocks_.size()) blocks_.push_back(allocate_(std::max(size, this->bytes())));
         std::byte* memory = blocks_[top_.block].data() + top_.offset;
         top_.offset += size;
         return memory;
     }
 
+    Allocate allocate_;
     std::vector<Bytes> blocks_;
     Top top_;
 };

@@ -128,7 +128,7 @@ class WeightLoader {
             if constexpr (!QuantizedScalar<T>)
                 return device_.matrix(host_matrix<T>(tensor, rows, cols, options_.stop));
             else if (packed_)
-                return Matrix<T>(packed_->owner(), packed_->data(name), rows, cols);
+                return device_.template mapped<T>(packed_->owner(), packed_->data(name), rows, cols);
             else
                 return quantized<T>(tensor, rows, cols);
         }();

@@ -85,9 +85,10 @@ class PackedFile {
         out.write(std::as_bytes(std::span(header_)));
         for (const Part& part : parts_) {
             const auto matrix = make(part);
-            assert(matrix.bytes().size() == part.bytes);
-            add_ends(matrix.bytes(), checksum);
-            out.write(matrix.bytes());
+            const auto& bytes = matrix.bytes();
+            assert(bytes.size() == part.bytes);
+            add_ends(bytes, checksum);
+            out.write(bytes);
         }
         const std::array end{checksum.value()};
         out.write(std::as_bytes(std::span(end)));

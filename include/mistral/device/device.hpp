@@ -8,6 +8,7 @@
 #include <mistral/scalar/cached_row.hpp>
 #include <mistral/scalar/scalar.hpp>
 
+#include <array>
 #include <concepts>
 #include <cstddef>
 #include <memory>
@@ -22,16 +23,24 @@ enum class Update {
     add,     ///< is added to it: a residual connection
 };
 
-/// Keys and values of consecutive positions in the device's memory, as rows of a cache of scalar C. The key of head h
-/// at position p starts at keys + h * head_stride + (p - position) * position_stride; so does the value.
-template <class C>
-struct KeyValueRun {
-    const CachedElement<C>* keys = nullptr;
-    const CachedElement<C>* values = nullptr;
-    Index head_stride = 0;
-    Index position_stride = 0;
-    Index position = 0;
-    Index count = 0;
+/// One of the linear maps of an input: weights [outputs, inputs], out [tokens, outputs].
+template <class M, class A>
+struct Product {
+    const M& weights;
+    MatrixView<A> out;
+};
+template <class M, class A>
+Product(const M&, MatrixView<A>) -> Product<M, A>;
+
+/// So many may one verb compute, such as those to queries, keys and values.
+inline constexpr std::size_t most_products = 3;
+
+/// A pass of a model over the next tokens of one sequence, as far as a device must know it to do it again.
+struct Pass {
+    std::shared_ptr<const void> model;  ///< another pointer for another model
+    Index position = 0;                 ///< of the first token
+    Index tokens = 0;
+    Index logits = 0;  ///< tokens, of the last, whose logits are wanted
 };
 
 /// A cache's memory, [kv_heads, capacity, row_size] each for keys and values; slots follow `Ring`.
@@ -48,54 +57,72 @@ struct KeyValueStore {
 ///
 ///   layout     text that names the order, another one for another order
 ///   bytes_of   how many bytes a matrix [rows, cols] takes, a multiple of 64
-///   bytes      of a matrix: what makes the same one again, at an address that is a multiple of 64, with what keeps
-///              them alive
+///   bytes      of a matrix: what `mapped` makes the same one of again
 template <class M>
-concept Mappable = requires(const M& matrix, std::shared_ptr<const void> owner, const std::byte* data) {
+concept Mappable = requires(const M& matrix) {
     { M::layout } -> std::convertible_to<std::string_view>;
     { M::bytes_of(Index{}, Index{}) } -> std::same_as<Index>;
-    { matrix.bytes() } -> std::same_as<std::span<const std::byte>>;
-    M(owner, data, Index{} /* rows */, Index{} /* cols */);
+    { matrix.bytes() } -> std::convertible_to<std::span<const std::byte>>;
 };
 
 /// What a device does: a dozen verbs over matrices in its own memory. `model/` is written against this concept and
 /// knows no device by name; a new device is a new folder that models it. A device is a small value whose copies share
-/// its threads or streams. Verbs that need scratch memory take it from the workspace. Shapes, with tokens the number of
-/// tokens of the chunk, whose first stands at `position`:
+/// its threads or memory.
 ///
+///   buffer     uninitialised memory for so many elements
+///   workspace  what one sequence needs to compute: scratch memory, and the order in which its verbs are done
 ///   matrix     weights in host memory -> the same where the device multiplies them
 ///   quantize   rows, cols, a function that gives a row -> weights in the device's order of a quantised format
-///   embed      tokens, table [vocab_size, hidden_size] -> out [tokens, hidden_size]
+///   mapped     an owner and the bytes of such weights at a multiple of 64, rows, cols -> the weights
+///
+/// Verbs take a workspace, and those with the same one are done one after the other, perhaps later: results are there
+/// once `finish` returns, and until then nothing that they read may change. Shapes, with tokens the number of tokens of
+/// the chunk, whose first stands at `position`:
+///
+///   embed      tokens [1, tokens], table [vocab_size, hidden_size] -> out [tokens, hidden_size]
 ///   rms_norm   x [tokens, hidden_size], weight [1, hidden_size] -> out [tokens, hidden_size]
-///   multiply   x [tokens, inputs], weights [outputs, inputs] -> out [tokens, outputs], assigned or added
+///   multiply   x [tokens, inputs], products -> each out = x times its weights, transposed, assigned or added
 ///   rotate     x [tokens, heads * head_dim], frequencies [1, head_dim / 2], in place
 ///   convert    keys or values [tokens, kv_heads * head_dim] -> rows of a cache [tokens, kv_heads * row_size]
-///   append     such rows of keys and values -> their slots in the store
-///   attend     queries [tokens, query_heads * head_dim], runs in the order of positions -> out, of the queries' shape
+///   append     such rows of keys and values, of the positions from ring.next_position() on -> their slots in the store
+///   attend     queries [tokens, query_heads * head_dim] of the same positions, such rows of their own keys and values,
+///              the ring and store of those before -> out, of the queries' shape
 ///   swiglu     gate, up [tokens, intermediate_size] -> out = silu(gate) * up
-///   copy_out   a matrix of the device -> one in host memory
-///   copy_in    the reverse
+///   copy       a matrix of the device -> another
+///   copy_in    a matrix in host memory -> one of the device
+///   copy_out   the reverse
+///   perform    calls body(), which asks for all verbs of a pass that reads and writes where the last one of that
+///              model, tokens and logits did; or does again, at the pass's position, what the body asked for then.
+///              Returns whether it called the body
+///   finish     waits until the results of all verbs are there
 template <class D>
 concept Device = std::copyable<D> && Mappable<typename D::template Matrix<Q4>> &&
     requires(const D& device, typename D::Workspace& workspace, MatrixView<const float> x, MatrixView<float> out,
-             MatrixView<bfloat16> cached, KeyValueStore<bfloat16> store,
+             MatrixView<const bfloat16> rows, MatrixView<bfloat16> cached, KeyValueStore<bfloat16> store,
              const typename D::template Matrix<bfloat16>& weights, const typename D::template Matrix<float>& vector,
-             const Ring& ring) {
-    typename D::template Buffer<bfloat16>;
+             const Ring& ring, std::shared_ptr<const void> owner, const std::byte* data) {
+    { device.template buffer<bfloat16>(Index{}) } -> std::same_as<typename D::template Buffer<bfloat16>>;
+    { device.workspace() } -> std::same_as<typename D::Workspace>;
     { device.matrix(HostMatrix<bfloat16>{}) } -> std::same_as<typename D::template Matrix<bfloat16>>;
     {
         device.template quantize<Q4>(Index{}, Index{}, [](Index, float*) {})
         } -> std::same_as<typename D::template Matrix<Q4>>;
-    device.embed(std::span<const Token>{}, weights, out);
-    device.rms_norm(x, vector, 1e-5, out);
-    device.multiply(x, weights, out, Update::add, workspace);
-    device.rotate(out, Index{} /* position */, vector, RotaryPairing::halves);
-    device.template convert<bfloat16>(x, Index{} /* head_dim */, cached);
-    device.append(MatrixView<const bfloat16>(cached), MatrixView<const bfloat16>(cached), ring, store);
-    device.attend(x, Index{} /* position */, std::span<const KeyValueRun<bfloat16>>{}, Shape{}, out, workspace);
-    device.swiglu(x, x, out);
-    device.copy_out(x, out);
-    device.copy_in(x, out);
+    { device.template mapped<Q4>(owner, data, Index{}, Index{}) } -> std::same_as<typename D::template Matrix<Q4>>;
+    device.embed(MatrixView<const Token>{}, weights, out, workspace);
+    device.rms_norm(x, vector, 1e-5, out, workspace);
+    device.multiply(x, std::array{Product{weights, out}}, Update::add, workspace);
+    device.rotate(out, Index{} /* position */, vector, RotaryPairing::halves, workspace);
+    device.template convert<bfloat16>(x, Index{} /* head_dim */, cached, workspace);
+    device.append(rows, rows, ring, store, workspace);
+    device.attend(x, rows, rows, ring, store, Shape{}, out, workspace);
+    device.swiglu(x, x, out, workspace);
+    device.copy(x, out, workspace);
+    device.copy_in(x, out, workspace);
+    device.copy_out(x, out, workspace);
+    {
+        device.perform(Pass{}, workspace, [] {})
+        } -> std::same_as<bool>;
+    device.finish(workspace);
 };
 
 }  // namespace mistral

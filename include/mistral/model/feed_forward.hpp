@@ -4,6 +4,7 @@
 #include <mistral/model/linear.hpp>
 #include <mistral/model/weights.hpp>
 
+#include <array>
 #include <utility>
 
 namespace mistral {
@@ -32,9 +33,8 @@ class FeedForward {
         auto frame = workspace.frame();
         const auto gate = frame.template matrix<A>(x.rows(), gate_.outputs());
         const auto up = frame.template matrix<A>(x.rows(), gate_.outputs());
-        gate_.forward(x, gate, workspace);
-        up_.forward(x, up, workspace);
-        device_.swiglu(MatrixView<const A>(gate), MatrixView<const A>(up), gate);
+        device_.multiply(x, std::array{gate_.to(gate), up_.to(up)}, Update::assign, workspace);
+        device_.swiglu(MatrixView<const A>(gate), MatrixView<const A>(up), gate, workspace);
         down_.forward(gate, out, workspace, update);
     }
 

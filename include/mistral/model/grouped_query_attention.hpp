@@ -9,6 +9,7 @@
 #include <mistral/model/sliding_window_attention.hpp>
 #include <mistral/model/weights.hpp>
 
+#include <array>
 #include <utility>
 
 namespace mistral {
@@ -27,7 +28,8 @@ class GroupedQueryAttention {
     /// other or the shape is incomplete.
     GroupedQueryAttention(D device, AttentionWeights<S, D> weights, RotaryEmbedding<S, D> rotary,
                           const Shape& shape = {})
-        : attention_(device, shape),
+        : device_(device),
+          attention_(device, shape),
           rotary_(std::move(rotary)),
           query_(device, weights.query, query_size(), weights.query.cols(), "query"),
           key_(device, weights.key, key_size(), query_.inputs(), "key"),
@@ -54,11 +56,10 @@ class GroupedQueryAttention {
         const auto keys = frame.template matrix<A>(x.rows(), key_size());
         const auto values = frame.template matrix<A>(x.rows(), key_size());
         const auto mixed = frame.template matrix<A>(x.rows(), query_size());
-        query_.forward(x, queries, workspace);
-        key_.forward(x, keys, workspace);
-        value_.forward(x, values, workspace);
-        rotary_.forward(queries, position);
-        rotary_.forward(keys, position);
+        device_.multiply(x, std::array{query_.to(queries), key_.to(keys), value_.to(values)}, Update::assign,
+                         workspace);
+        rotary_.forward(queries, position, workspace);
+        rotary_.forward(keys, position, workspace);
         attention_.forward(queries, keys, values, cache, mixed, workspace);
         output_.forward(mixed, out, workspace, update);
     }
@@ -67,6 +68,7 @@ class GroupedQueryAttention {
     [[nodiscard]] Index query_size() const { return shape().query_heads * shape().head_dim; }
     [[nodiscard]] Index key_size() const { return shape().kv_heads * shape().head_dim; }
 
+    D device_;
     SlidingWindowAttention<S, D, fixed> attention_;
     RotaryEmbedding<S, D> rotary_;
     Linear<S, D> query_;   // [query_heads * head_dim, hidden_size]

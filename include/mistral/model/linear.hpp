@@ -3,6 +3,8 @@
 #include <mistral/base/error.hpp>
 #include <mistral/device/device.hpp>
 
+#include <array>
+#include <cassert>
 #include <utility>
 
 namespace mistral {
@@ -29,7 +31,14 @@ class Linear {
         require(x.cols() == inputs() && out.rows() == x.rows() && out.cols() == outputs(), "a linear map from [",
                 x.rows(), ", ", x.cols(), "] to [", out.rows(), ", ", out.cols(), "], expected rows of ", inputs(),
                 " and ", outputs(), " elements");
-        device_.multiply(x, weights_, out, update, workspace);
+        device_.multiply(x, std::array{to(out)}, update, workspace);
+    }
+
+    /// The map as one of several of the same x [tokens, inputs], for the device to compute at once: out
+    /// [tokens, outputs].
+    [[nodiscard]] Product<typename D::template Matrix<S>, A> to(MatrixView<A> out) const {
+        assert(out.cols() == outputs());
+        return {weights_, out};
     }
 
     [[nodiscard]] Index inputs() const { return weights_.cols(); }

@@ -44,9 +44,9 @@ class MistralBlock {
     void forward(MatrixView<A> x, RollingKVCache<C, D, cache_fixed>& cache, typename D::Workspace& workspace) const {
         auto frame = workspace.frame();
         const auto normed = frame.template matrix<A>(x.rows(), x.cols());
-        attention_norm_.forward(x, normed);
+        attention_norm_.forward(x, normed, workspace);
         attention_.forward(normed, cache, x, workspace, Update::add);
-        feed_forward_norm_.forward(x, normed);
+        feed_forward_norm_.forward(x, normed, workspace);
         feed_forward_.forward(normed, x, workspace, Update::add);
     }
 

@@ -13,6 +13,7 @@
 #include <mistral/model/weights.hpp>
 
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
@@ -78,18 +79,30 @@ class MistralModel {
         auto& workspace = state.workspace();
         auto frame = workspace.frame();
         const auto x = frame.template matrix<A>(count, config_.hidden_size);
-        device_.embed(tokens, embedding_, x);
-        for (Index layer = 0; layer < config_.layers; ++layer)
-            blocks_[static_cast<std::size_t>(layer)].forward(x, state.cache(layer), workspace);
-        if (logits.rows() == 0) return;
-        const auto last = x.middle_rows(count - logits.rows(), logits.rows());
+        const auto ids = frame.template matrix<Token>(1, count);
+        device_.copy_in(MatrixView<const Token>(tokens.data(), 1, count), ids, workspace);
         const auto scores = frame.template matrix<A>(logits.rows(), config_.vocab_size);
-        norm_.forward(last, last);
-        output_.forward(last, scores, workspace);
-        device_.copy_out(MatrixView<const A>(scores), logits);
+        const Pass pass{.model = identity_, .position = state.position(), .tokens = count, .logits = logits.rows()};
+        const bool counted = device_.perform(pass, workspace, [&] { compute(ids, state, x, scores); });
+        if (!counted) state.advance(count);
+        if (logits.rows() > 0) device_.copy_out(MatrixView<const A>(scores), logits, workspace);
+        device_.finish(workspace);
     }
 
   private:
+    /// ids [1, tokens] -> x [tokens, hidden_size], and of the last tokens scores [n, vocab_size].
+    template <class C>
+    void compute(MatrixView<const Token> ids, State<C>& state, MatrixView<A> x, MatrixView<A> scores) const {
+        auto& workspace = state.workspace();
+        device_.embed(ids, embedding_, x, workspace);
+        for (Index layer = 0; layer < config_.layers; ++layer)
+            blocks_[static_cast<std::size_t>(layer)].forward(x, state.cache(layer), workspace);
+        if (scores.rows() == 0) return;
+        const auto last = x.middle_rows(x.rows() - scores.rows(), scores.rows());
+        norm_.forward(last, last, workspace);
+        output_.forward(last, scores, workspace);
+    }
+
     void expect_hidden_size(const char* part, Index size) const {
         require(size == config_.hidden_size, "the model has a ", part, " for rows of ", size, " elements, expected ",
                 config_.hidden_size);
@@ -119,7 +132,8 @@ class MistralModel {
 
     D device_;
     Config config_;
-    typename D::template Matrix<EmbeddingScalar<S>> embedding_;  // [vocab_size, hidden_size]
+    std::shared_ptr<const void> identity_ = std::make_shared<char>();  // of the weights, which copies share
+    typename D::template Matrix<EmbeddingScalar<S>> embedding_;        // [vocab_size, hidden_size]
     std::vector<MistralBlock<S, D, fixed>> blocks_;
     RMSNorm<S, D> norm_;
     Linear<S, D> output_;  // [vocab_size, hidden_size]

@@ -24,11 +24,11 @@ class RMSNorm {
     }
 
     /// x [tokens, hidden_size] -> out [tokens, hidden_size], which may be x. Throws Error for another width.
-    void forward(MatrixView<const A> x, MatrixView<A> out) const {
+    void forward(MatrixView<const A> x, MatrixView<A> out, typename D::Workspace& workspace) const {
         require(x.cols() == weight_.cols() && out.rows() == x.rows() && out.cols() == x.cols(), "the norm of [",
                 x.rows(), ", ", x.cols(), "] into [", out.rows(), ", ", out.cols(), "], expected rows of ",
                 weight_.cols(), " elements");
-        device_.rms_norm(x, weight_, eps_, out);
+        device_.rms_norm(x, weight_, eps_, out, workspace);
     }
 
     [[nodiscard]] Index hidden_size() const { return weight_.cols(); }

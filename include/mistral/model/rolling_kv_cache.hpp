@@ -6,7 +6,6 @@
 #include <mistral/device/device.hpp>
 #include <mistral/fwd.hpp>
 
-#include <array>
 #include <limits>
 
 namespace mistral {
@@ -34,21 +33,24 @@ class RollingKVCache {
         : device_(std::move(device)),
           shape_(resolve(fixed, shape)),
           ring_(checked_capacity(shape_, limits)),
-          keys_(shape_.kv_heads * ring_.capacity() * row_size()),
-          values_(shape_.kv_heads * ring_.capacity() * row_size()) {}
+          keys_(device_.template buffer<Element>(shape_.kv_heads * ring_.capacity() * row_size())),
+          values_(device_.template buffer<Element>(shape_.kv_heads * ring_.capacity() * row_size())) {}
 
     /// Copies the resident entries only.
     RollingKVCache(const RollingKVCache& other)
         : device_(other.device_),
           shape_(other.shape_),
           ring_(other.ring_),
-          keys_(other.keys_.size()),
-          values_(other.values_.size()) {
+          keys_(device_.template buffer<Element>(other.keys_.size())),
+          values_(device_.template buffer<Element>(other.values_.size())) {
+        auto workspace = device_.workspace();
         for (const SlotRun& run : ring_.runs(ring_.first_resident()))
             for (Index head = 0; head < shape_.kv_heads; ++head) {
-                device_.copy_in(other.segment(other.keys_.data(), head, run), segment(keys_.data(), head, run));
-                device_.copy_in(other.segment(other.values_.data(), head, run), segment(values_.data(), head, run));
+                device_.copy(other.segment(other.keys_.data(), head, run), segment(keys_.data(), head, run), workspace);
+                device_.copy(other.segment(other.values_.data(), head, run), segment(values_.data(), head, run),
+                             workspace);
             }
+        device_.finish(workspace);
     }
     RollingKVCache(RollingKVCache&&) noexcept = default;
     RollingKVCache& operator=(RollingKVCache&&) noexcept = default;
@@ -93,16 +95,18 @@ class RollingKVCache {
 
     /// keys, values [tokens, kv_heads * row_size] of the next positions, as the device's `convert` makes them. Of more
     /// than `capacity` the newest are kept. Throws Error where there is no room for them.
-    void append(MatrixView<const Element> keys, MatrixView<const Element> values) {
+    void append(MatrixView<const Element> keys, MatrixView<const Element> values, typename D::Workspace& workspace) {
         const Index expected = shape_.kv_heads * row_size();
         require(keys.cols() == expected && values.cols() == expected && keys.rows() == values.rows(), "keys [",
                 keys.rows(), ", ", keys.cols(), "] and values [", values.rows(), ", ", values.cols(),
                 "] were appended, expected rows of ", expected, " elements");
         require_room_for(keys.rows());
-        device_.append(keys, values, ring_,
-                       KeyValueStore<C>{keys_.data(), values_.data(), shape_.kv_heads, capacity(), row_size()});
-        ring_.advance(keys.rows());
+        device_.append(keys, values, ring_, store(), workspace);
+        advance(keys.rows());
     }
+
+    /// Counts positions whose keys and values the device has appended by itself, in a pass that it repeated.
+    void advance(Index positions) { ring_.advance(positions); }
 
     /// Throws Error where `tokens` more would pass the context limit.
     void require_room_for(Index tokens) const {
@@ -110,19 +114,10 @@ class RollingKVCache {
                 " are taken and ", tokens, " more were given");
     }
 
-    /// The resident positions from `first` on in logical order, as at most two runs.
-    [[nodiscard]] std::array<KeyValueRun<C>, 2> runs(Index first) const {
-        const auto run = [this](const SlotRun& slots) {
-            const Index offset = slots.slot * row_size();
-            return KeyValueRun<C>{.keys = keys_.data() + offset,
-                                  .values = values_.data() + offset,
-                                  .head_stride = capacity() * row_size(),
-                                  .position_stride = row_size(),
-                                  .position = slots.position,
-                                  .count = slots.count};
-        };
-        const auto slots = ring_.runs(first);
-        return {run(slots[0]), run(slots[1])};
+    /// Which position is in which slot, and the memory that they are in.
+    [[nodiscard]] const Ring& ring() const { return ring_; }
+    [[nodiscard]] KeyValueStore<C> store() {
+        return {keys_.data(), values_.data(), shape_.kv_heads, capacity(), row_size()};
     }
 
     /// Calls visit(matrix [positions, row_size], in the device's memory) for all that is resident, in logical order:

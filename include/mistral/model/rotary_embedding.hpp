@@ -35,11 +35,11 @@ class RotaryEmbedding {
 
     /// x [tokens, heads * head_dim], the first token at `position`, in place, for any number of heads.
     /// Throws Error where a row is no whole number of heads.
-    void forward(MatrixView<A> x, Index position) const {
+    void forward(MatrixView<A> x, Index position, typename D::Workspace& workspace) const {
         require(x.cols() % head_dim_ == 0, "rows of ", x.cols(),
                 " elements were to be rotated, expected a multiple of ", head_dim_);
         require(position >= 0, "position ", position, " was to be rotated, expected none below 0");
-        device_.rotate(x, position, frequencies_, pairing_);
+        device_.rotate(x, position, frequencies_, pairing_, workspace);
     }
 
     [[nodiscard]] Index head_dim() const { return head_dim_; }

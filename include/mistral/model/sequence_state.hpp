@@ -25,7 +25,8 @@ class SequenceState {
     /// Layers without a window hold at most `limits.context` positions; without that limit, as many as the model was
     /// trained for. Throws Error where a fixed shape contradicts the config, and for a config without layers or
     /// windows.
-    SequenceState(const D& device, const Config& config, CacheLimits limits = {}) : device_(device) {
+    SequenceState(const D& device, const Config& config, CacheLimits limits = {})
+        : device_(device), workspace_(device.workspace()) {
         require(config.layers > 0, "the model has ", config.layers, " layers, expected one or more");
         require(!config.windows.empty(), "the config has no windows, expected one or more");
         if (limits.context == no_window) limits.context = std::max<Index>(config.max_positions, 1);
@@ -37,7 +38,8 @@ class SequenceState {
         }
     }
 
-    SequenceState(const SequenceState& other) : device_(other.device_), caches_(other.caches_) {}
+    SequenceState(const SequenceState& other)
+        : device_(other.device_), caches_(other.caches_), workspace_(device_.workspace()) {}
     SequenceState(SequenceState&&) noexcept = default;
     SequenceState& operator=(const SequenceState& other) { return *this = SequenceState(other); }
     SequenceState& operator=(SequenceState&&) noexcept = default;
@@ -73,13 +75,20 @@ class SequenceState {
         for (Cache& cache : caches_) cache.clear();
     }
 
+    /// Counts positions whose keys and values the device has appended by itself, in a pass that it repeated.
+    void advance(Index positions) {
+        for (Cache& cache : caches_) cache.advance(positions);
+    }
+
     /// Writes the geometry and the resident entries of all caches, in the machine's byte order.
     void save(std::ostream& out) const {
+        auto workspace = device_.workspace();
         for (const Cache& cache : caches_) {
             for (const Index number : geometry(cache)) write(out, &number, 1);
             cache.for_each_segment([&](MatrixView<const Element> segment) {
                 std::vector<Element> host(static_cast<std::size_t>(segment.rows() * segment.cols()));
-                device_.copy_out(segment, MatrixView<Element>(host.data(), segment.rows(), segment.cols()));
+                device_.copy_out(segment, MatrixView<Element>(host.data(), segment.rows(), segment.cols()), workspace);
+                device_.finish(workspace);
                 write(out, host.data(), host.size());
             });
         }
@@ -127,7 +136,9 @@ class SequenceState {
         cache.for_each_segment([&](MatrixView<Element> segment) {
             std::vector<Element> host(static_cast<std::size_t>(segment.rows() * segment.cols()));
             read(in, host.data(), host.size());
-            device_.copy_in(MatrixView<const Element>(host.data(), segment.rows(), segment.cols()), segment);
+            device_.copy_in(MatrixView<const Element>(host.data(), segment.rows(), segment.cols()), segment,
+                            workspace_);
+            device_.finish(workspace_);
         });
     }
 

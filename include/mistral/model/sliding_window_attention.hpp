@@ -6,7 +6,6 @@
 #include <mistral/fwd.hpp>
 #include <mistral/model/rolling_kv_cache.hpp>
 
-#include <array>
 #include <concepts>
 #include <utility>
 
@@ -43,24 +42,14 @@ class SlidingWindowAttention {
                  RollingKVCache<C, D, cache_fixed>& cache, MatrixView<A> out, typename D::Workspace& workspace) const {
         check(queries, keys, values, cache, out);
         const Index tokens = queries.rows();
-        const Index position = cache.next_position();
         auto frame = workspace.frame();
         const Index row_size = CachedRow<C>::size(shape_.head_dim);
         const auto new_keys = frame.template matrix<CachedElement<C>>(tokens, shape_.kv_heads * row_size);
         const auto new_values = frame.template matrix<CachedElement<C>>(tokens, shape_.kv_heads * row_size);
-        device_.template convert<C>(keys, shape_.head_dim, new_keys);
-        device_.template convert<C>(values, shape_.head_dim, new_values);
-
-        const auto cached = cache.runs(std::max(cache.first_resident(), Window{shape_.window}.first_visible(position)));
-        const std::array<KeyValueRun<C>, 3> runs{cached[0], cached[1],
-                                                 KeyValueRun<C>{.keys = new_keys.data(),
-                                                                .values = new_values.data(),
-                                                                .head_stride = row_size,
-                                                                .position_stride = new_keys.stride(),
-                                                                .position = position,
-                                                                .count = tokens}};
-        device_.attend(queries, position, std::span<const KeyValueRun<C>>(runs), shape_, out, workspace);
-        cache.append(new_keys, new_values);
+        device_.template convert<C>(keys, shape_.head_dim, new_keys, workspace);
+        device_.template convert<C>(values, shape_.head_dim, new_values, workspace);
+        device_.template attend<C>(queries, new_keys, new_values, cache.ring(), cache.store(), shape_, out, workspace);
+        cache.append(new_keys, new_values, workspace);
     }
 
   private:

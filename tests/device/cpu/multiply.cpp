@@ -45,8 +45,9 @@ void check_products(const std::vector<std::array<Index, 3>>& shapes) {
         const Numbers<S> weights(outputs * inputs, random);
         std::vector<A> out(static_cast<std::size_t>(tokens * outputs), A(1));
         const HostMatrix<S> matrix{{weights.values.data(), outputs, inputs}, nullptr};
-        device.template multiply<S>({x.values.data(), tokens, inputs}, matrix, {out.data(), tokens, outputs},
-                                    Update::add, workspace);
+        device.multiply({x.values.data(), tokens, inputs},
+                        std::array{Product{matrix, MatrixView<A>(out.data(), tokens, outputs)}}, Update::add,
+                        workspace);
         double worst = 0;
         for (Index t = 0; t < tokens; ++t)
             for (Index r = 0; r < outputs; ++r) {
@@ -63,8 +64,9 @@ void check_products(const std::vector<std::array<Index, 3>>& shapes) {
 
         for (Index t = 0; t < tokens; ++t) {
             std::vector<A> alone(static_cast<std::size_t>(outputs), A(1));
-            device.template multiply<S>({x.values.data() + t * inputs, 1, inputs}, matrix, {alone.data(), 1, outputs},
-                                        Update::add, workspace);
+            device.multiply({x.values.data() + t * inputs, 1, inputs},
+                            std::array{Product{matrix, MatrixView<A>(alone.data(), 1, outputs)}}, Update::add,
+                            workspace);
             CHECK(std::memcmp(alone.data(), out.data() + t * outputs, alone.size() * sizeof(A)) == 0);
         }
     }
@@ -89,7 +91,45 @@ TEST_CASE("assigning forgets what stood there") {
     Cpu::Workspace workspace;
     const std::vector<float> x{2, 3}, weights{10, 100};
     float out = NAN;
-    device.multiply<float>({x.data(), 1, 2}, {{weights.data(), 1, 2}, nullptr}, {&out, 1, 1}, Update::assign,
-                           workspace);
+    const HostMatrix<float> matrix{{weights.data(), 1, 2}, nullptr};
+    device.multiply({x.data(), 1, 2}, std::array{Product{matrix, MatrixView<float>(&out, 1, 1)}}, Update::assign,
+                    workspace);
     CHECK(out == 320);
+}
+
+TEST_CASE_TEMPLATE("several products at once give the bits of each alone", S, float, bfloat16, Q8, Q4) {
+    constexpr Index inputs = 1000;
+    constexpr std::array<Index, 3> outputs{300, 7, 130};
+    const Cpu device(3);
+    Cpu::Workspace workspace;
+    std::mt19937 random(5);
+    for (const Index tokens : {1, 2, 50}) {
+        const Numbers<float> x(tokens * inputs, random);
+        const MatrixView<const float> input(x.values.data(), tokens, inputs);
+        std::vector<std::vector<float>> together, alone;
+        std::vector<Cpu::Matrix<S>> weights;
+        std::vector<Numbers<float>> numbers;
+        for (const Index rows : outputs) {
+            numbers.emplace_back(rows * inputs, random);
+            together.emplace_back(static_cast<std::size_t>(tokens * rows), NAN);
+            alone.push_back(together.back());
+            const float* from = numbers.back().values.data();
+            if constexpr (QuantizedScalar<S>) {
+                weights.push_back(device.quantize<S>(
+                    rows, inputs, [=](Index row, float* to) { std::copy_n(from + row * inputs, inputs, to); }));
+            } else {
+                const auto copy = std::make_shared<std::vector<S>>();
+                for (Index i = 0; i < rows * inputs; ++i) copy->push_back(static_cast<S>(from[i]));
+                weights.push_back({{copy->data(), rows, inputs}, copy});
+            }
+        }
+        const auto product = [&](std::vector<std::vector<float>>& out, std::size_t i) {
+            return Product{weights[i], MatrixView<float>(out[i].data(), tokens, outputs[i])};
+        };
+        device.multiply(input, std::array{product(together, 0), product(together, 1), product(together, 2)},
+                        Update::assign, workspace);
+        for (std::size_t i = 0; i < outputs.size(); ++i)
+            device.multiply(input, std::array{product(alone, i)}, Update::assign, workspace);
+        CHECK(together == alone);
+    }
 }

@@ -58,8 +58,9 @@ void check_products(double precision) {
         const auto x = numbers(tokens * inputs, random);
         const auto multiply = [&](ThreadPool& threads, Index first, Index count) {
             std::vector<float> out(static_cast<std::size_t>(count * outputs), 1.0f);
-            cpu::multiply<Architecture, planes>(threads, {x.data() + first * inputs, count, inputs}, matrix,
-                                                {out.data(), count, outputs}, Update::add, workspace);
+            const std::array products{mistral::Product{matrix, MatrixView<float>(out.data(), count, outputs)}};
+            cpu::multiply<Architecture, planes, Q>(threads, {x.data() + first * inputs, count, inputs}, products,
+                                                   Update::add, workspace);
             return out;
         };
         const auto out = multiply(pool, 0, tokens);
@@ -108,8 +109,8 @@ void check_spoilt(float odd) {
     const auto multiply = [&](const std::vector<float>& x) {
         const auto tokens = static_cast<Index>(x.size()) / inputs;
         std::vector<float> out(static_cast<std::size_t>(tokens * outputs));
-        cpu::multiply<Architecture, planes>(pool, {x.data(), tokens, inputs}, matrix, {out.data(), tokens, outputs},
-                                            Update::assign, workspace);
+        const std::array products{mistral::Product{matrix, MatrixView<float>(out.data(), tokens, outputs)}};
+        cpu::multiply<Architecture, planes, Q>(pool, {x.data(), tokens, inputs}, products, Update::assign, workspace);
         return out;
     };
     const auto plain = numbers(3 * inputs, random);

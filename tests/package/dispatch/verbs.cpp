@@ -42,19 +42,20 @@ class Verbs {
   public:
     explicit Verbs(const Cpu& device) : device_(device) {}
 
-    void elementwise() const {
+    void elementwise() {
         constexpr Index tokens = 9, width = 150;
         const auto x = numbers<float>(tokens * width, 1);
         const auto weight = numbers<float>(width, 2);
         std::vector<float> out(x.size());
         device_.rms_norm<float>({x.data(), tokens, width}, {{weight.data(), 1, width}, nullptr}, 1e-5,
-                                {out.data(), tokens, width});
+                                {out.data(), tokens, width}, workspace_);
         print<float>("rms_norm", out);
-        device_.swiglu<float>({x.data(), tokens, width}, {out.data(), tokens, width}, {out.data(), tokens, width});
+        device_.swiglu<float>({x.data(), tokens, width}, {out.data(), tokens, width}, {out.data(), tokens, width},
+                              workspace_);
         print<float>("swiglu", out);
         const auto frequencies = numbers<float>(25, 3);
         device_.rotate<float>({out.data(), tokens, width}, 1000, {{frequencies.data(), 1, 25}, nullptr},
-                              RotaryPairing::halves);
+                              RotaryPairing::halves, workspace_);
         print<float>("rotate", out);
     }
 
@@ -63,7 +64,9 @@ class Verbs {
     void multiply(std::string_view verb, const Cpu::Matrix<S>& weights, Index tokens) {
         const auto x = numbers<float>(tokens * inputs, 4);
         auto out = numbers<float>(tokens * outputs, 5);
-        device_.multiply({x.data(), tokens, inputs}, weights, {out.data(), tokens, outputs}, Update::add, workspace_);
+        device_.multiply(MatrixView<const float>(x.data(), tokens, inputs),
+                         std::array{Product{weights, MatrixView<float>(out.data(), tokens, outputs)}}, Update::add,
+                         workspace_);
         print<float>(verb, out);
     }
 
@@ -87,18 +90,16 @@ class Verbs {
         const auto wide = numbers<float>(2 * tokens * kv_width, 9);
         std::vector<bfloat16> cache(wide.size());
         device_.template convert<bfloat16>({wide.data(), 2 * tokens, kv_width}, shape.head_dim,
-                                           {cache.data(), 2 * tokens, kv_width});
+                                           {cache.data(), 2 * tokens, kv_width}, workspace_);
         print<bfloat16>("convert", cache);
-        const KeyValueRun<bfloat16> run{.keys = cache.data(),
-                                        .values = cache.data() + tokens * kv_width,
-                                        .head_stride = shape.head_dim,
-                                        .position_stride = kv_width,
-                                        .position = 0,
-                                        .count = tokens};
+        const Ring ring(shape.window);  // empty: all keys are those of the chunk
+        const KeyValueStore<bfloat16> store{
+            .kv_heads = shape.kv_heads, .capacity = shape.window, .row_size = shape.head_dim};
         std::vector<float> out(queries.size());
         const Index width = shape.query_heads * shape.head_dim;
-        device_.attend<bfloat16>({queries.data(), tokens, width}, 0, {&run, 1}, shape, {out.data(), tokens, width},
-                                 workspace_);
+        device_.attend<bfloat16>({queries.data(), tokens, width}, {cache.data(), tokens, kv_width},
+                                 {cache.data() + tokens * kv_width, tokens, kv_width}, ring, store, shape,
+                                 {out.data(), tokens, width}, workspace_);
         print<float>("attend", out);
     }
 

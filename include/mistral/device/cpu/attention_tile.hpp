@@ -3,6 +3,7 @@
 #include <mistral/base/matrix_view.hpp>
 #include <mistral/base/shape.hpp>
 #include <mistral/base/window.hpp>
+#include <mistral/device/cpu/key_value_run.hpp>
 #include <mistral/device/cpu/multiply.hpp>
 #include <mistral/device/cpu/partial_attention.hpp>
 #include <mistral/device/cpu/simd.hpp>

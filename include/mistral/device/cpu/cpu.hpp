@@ -4,6 +4,7 @@
 #include <mistral/device/cpu/attention.hpp>
 #include <mistral/device/cpu/cpu_base.hpp>
 #include <mistral/device/cpu/elementwise.hpp>
+#include <mistral/device/cpu/key_value_run.hpp>
 #include <mistral/device/cpu/multiply.hpp>
 #include <mistral/device/cpu/multiply_quantized.hpp>
 #include <mistral/device/cpu/packed_matrix.hpp>
@@ -11,9 +12,11 @@
 #include <mistral/device/device.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cassert>
 #include <concepts>
 #include <span>
+#include <type_traits>
 #include <utility>
 
 #if defined(MISTRAL_DISPATCH)
@@ -41,34 +44,39 @@ class BasicCpu : public CpuBase {
     }
 
     template <class A>
-    void rms_norm(MatrixView<const A> x, const HostMatrix<A>& weight, double eps, MatrixView<A> out) const {
+    void rms_norm(MatrixView<const A> x, const HostMatrix<A>& weight, double eps, MatrixView<A> out, Workspace&) const {
         assert(weight.cols() == x.cols() && out.rows() == x.rows() && out.cols() == x.cols());
         for_rows(x.rows(), [&](Index t) {
             cpu::rms_norm_row<Architecture>(x.row(t), weight.view.data(), eps, x.cols(), out.row(t));
         });
     }
 
-    template <class S>
-    void multiply(MatrixView<const Activation<S>> x, const HostMatrix<S>& weights, MatrixView<Activation<S>> out,
+    template <class M, class A, std::size_t count>
+    void multiply(std::type_identity_t<MatrixView<const A>> x, const std::array<Product<M, A>, count>& products,
                   Update update, Workspace& workspace) const {
-        assert(weights.cols() == x.cols() && out.rows() == x.rows() && out.cols() == weights.rows());
-        cpu::multiply<Architecture>(pool(), x, weights.view, out, update, workspace);
+        multiply(x, std::span<const Product<M, A>>(products), update, workspace);
+    }
+
+    template <class S>
+    void multiply(MatrixView<const Activation<S>> x, std::span<const Product<HostMatrix<S>, Activation<S>>> products,
+                  Update update, Workspace& workspace) const {
+        cpu::multiply<Architecture, S>(pool(), x, products, update, workspace);
     }
 
     template <QuantizedScalar Q>
-    void multiply(MatrixView<const float> x, const PackedMatrix<Q>& weights, MatrixView<float> out, Update update,
+    void multiply(MatrixView<const float> x, std::span<const Product<PackedMatrix<Q>, float>> products, Update update,
                   Workspace& workspace) const {
-        assert(weights.cols() == x.cols() && out.rows() == x.rows() && out.cols() == weights.rows());
         const bool is_coarse = std::same_as<Q, Q4> && x.rows() > always_precise_tokens;
         if (activation_precision() == ActivationPrecision::fast ||
             (activation_precision() == ActivationPrecision::balanced && is_coarse))
-            cpu::multiply<Architecture, 1>(pool(), x, weights, out, update, workspace);
+            cpu::multiply<Architecture, 1, Q>(pool(), x, products, update, workspace);
         else
-            cpu::multiply<Architecture, 2>(pool(), x, weights, out, update, workspace);
+            cpu::multiply<Architecture, 2, Q>(pool(), x, products, update, workspace);
     }
 
     template <class A>
-    void rotate(MatrixView<A> x, Index position, const HostMatrix<float>& frequencies, RotaryPairing pairing) const {
+    void rotate(MatrixView<A> x, Index position, const HostMatrix<float>& frequencies, RotaryPairing pairing,
+                Workspace&) const {
         const Index head_dim = 2 * frequencies.view.cols();
         assert(x.cols() % head_dim == 0);
         for_rows(x.rows(), [&](Index t) {
@@ -78,7 +86,8 @@ class BasicCpu : public CpuBase {
     }
 
     template <class C>
-    void convert(MatrixView<const Activation<C>> x, Index head_dim, MatrixView<CachedElement<C>> out) const {
+    void convert(MatrixView<const Activation<C>> x, Index head_dim, MatrixView<CachedElement<C>> out,
+                 Workspace&) const {
         const Index heads = x.cols() / head_dim;
         const Index row_size = CachedRow<C>::size(head_dim);
         assert(out.rows() == x.rows() && x.cols() == heads * head_dim && out.cols() == heads * row_size);
@@ -89,14 +98,26 @@ class BasicCpu : public CpuBase {
     }
 
     template <class C>
-    void attend(MatrixView<const Activation<C>> queries, Index position, std::span<const KeyValueRun<C>> runs,
-                const Shape& shape, MatrixView<Activation<C>> out, Workspace& workspace) const {
+    void attend(MatrixView<const Activation<C>> queries, MatrixView<const CachedElement<C>> keys,
+                MatrixView<const CachedElement<C>> values, const Ring& ring, KeyValueStore<C> store, const Shape& shape,
+                MatrixView<Activation<C>> out, Workspace& workspace) const {
         assert(queries.cols() == shape.query_heads * shape.head_dim && out.cols() == queries.cols());
-        cpu::attend<Architecture, C>(pool(), queries, position, runs, shape, out, workspace);
+        const Index position = ring.next_position();
+        const auto cached =
+            cpu::runs(ring, store, std::max(ring.first_resident(), Window{shape.window}.first_visible(position)));
+        const std::array runs{cached[0], cached[1],
+                              KeyValueRun<C>{.keys = keys.data(),
+                                             .values = values.data(),
+                                             .head_stride = store.row_size,
+                                             .position_stride = keys.stride(),
+                                             .position = position,
+                                             .count = keys.rows()}};
+        cpu::attend<Architecture, C>(pool(), queries, position, std::span<const KeyValueRun<C>>(runs), shape, out,
+                                     workspace);
     }
 
     template <class A>
-    void swiglu(MatrixView<const A> gate, MatrixView<const A> up, MatrixView<A> out) const {
+    void swiglu(MatrixView<const A> gate, MatrixView<const A> up, MatrixView<A> out, Workspace&) const {
         for_rows(gate.rows(),
                  [&](Index t) { cpu::swiglu_row<Architecture>(gate.row(t), up.row(t), gate.cols(), out.row(t)); });
     }

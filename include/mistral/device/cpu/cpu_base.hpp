@@ -15,6 +15,7 @@
 #include <memory>
 #include <span>
 #include <thread>
+#include <utility>
 
 namespace mistral {
 
@@ -67,22 +68,33 @@ class CpuBase {
     [[nodiscard]] Index threads() const { return pool_->threads(); }
 
     template <class T>
+    [[nodiscard]] Buffer<T> buffer(Index size) const {
+        return Buffer<T>(size);
+    }
+    [[nodiscard]] Workspace workspace() const { return {}; }
+
+    template <class T>
     [[nodiscard]] Matrix<T> matrix(HostMatrix<T> weights) const {
         return weights;
     }
+    template <QuantizedScalar Q>
+    [[nodiscard]] Matrix<Q> mapped(std::shared_ptr<const void> owner, const std::byte* data, Index rows,
+                                   Index cols) const {
+        return Matrix<Q>(std::move(owner), data, rows, cols);
+    }
 
     template <class S>
-    void embed(std::span<const Token> tokens, const HostMatrix<S>& table, MatrixView<Activation<S>> out) const {
-        assert(out.rows() == static_cast<Index>(tokens.size()) && out.cols() == table.cols());
+    void embed(MatrixView<const Token> tokens, const HostMatrix<S>& table, MatrixView<Activation<S>> out,
+               Workspace&) const {
+        assert(out.rows() == tokens.cols() && out.cols() == table.cols());
         for (Index t = 0; t < out.rows(); ++t)
-            std::transform(table.view.row(tokens[static_cast<std::size_t>(t)]),
-                           table.view.row(tokens[static_cast<std::size_t>(t)]) + out.cols(), out.row(t),
+            std::transform(table.view.row(tokens(0, t)), table.view.row(tokens(0, t)) + out.cols(), out.row(t),
                            [](const S& element) { return static_cast<Activation<S>>(element); });
     }
 
     template <class C>
     void append(MatrixView<const CachedElement<C>> keys, MatrixView<const CachedElement<C>> values, const Ring& ring,
-                KeyValueStore<C> store) const {
+                KeyValueStore<C> store, Workspace&) const {
         assert(keys.cols() == store.kv_heads * store.row_size);
         for (Index t = std::max<Index>(0, keys.rows() - store.capacity); t < keys.rows(); ++t)
             for (Index head = 0; head < store.kv_heads; ++head) {
@@ -93,14 +105,26 @@ class CpuBase {
     }
 
     template <class T>
-    void copy_out(MatrixView<const T> from, MatrixView<T> to) const {
+    void copy(MatrixView<const T> from, MatrixView<T> to, Workspace&) const {
         for (Index i = 0; i < from.rows(); ++i) std::copy_n(from.row(i), from.cols(), to.row(i));
     }
-
     template <class T>
-    void copy_in(MatrixView<const T> from, MatrixView<T> to) const {
-        copy_out(from, to);
+    void copy_in(MatrixView<const T> from, MatrixView<T> to, Workspace& workspace) const {
+        copy(from, to, workspace);
     }
+    template <class T>
+    void copy_out(MatrixView<const T> from, MatrixView<T> to, Workspace& workspace) const {
+        copy(from, to, workspace);
+    }
+
+    template <class Body>
+    bool perform(const Pass&, Workspace&, Body&& body) const {
+        body();
+        return true;
+    }
+
+    /// Every verb is done when it returns.
+    void finish(Workspace&) const {}
 
   protected:
     [[nodiscard]] ThreadPool& pool() const { return *pool_; }

@@ -7,9 +7,12 @@
 #include <mistral/device/cpu/kernels.hpp>
 #include <mistral/device/device.hpp>
 
+#include <array>
+#include <cstddef>
 #include <functional>
 #include <span>
 #include <string_view>
+#include <type_traits>
 
 #if defined(MISTRAL_X86) && defined(__GNUC__)
 #include <cpuid.h>
@@ -88,41 +91,51 @@ class BasicCpu<Dispatched> : public CpuBase {
     }
 
     template <class A>
-    void rms_norm(MatrixView<const A> x, const HostMatrix<A>& weight, double eps, MatrixView<A> out) const {
-        kernels<cpu::ActivationKernels<A>>().rms_norm(*this, x, weight, eps, out);
+    void rms_norm(MatrixView<const A> x, const HostMatrix<A>& weight, double eps, MatrixView<A> out,
+                  Workspace& workspace) const {
+        kernels<cpu::ActivationKernels<A>>().rms_norm(*this, x, weight, eps, out, workspace);
+    }
+
+    template <class M, class A, std::size_t count>
+    void multiply(std::type_identity_t<MatrixView<const A>> x, const std::array<Product<M, A>, count>& products,
+                  Update update, Workspace& workspace) const {
+        multiply(x, std::span<const Product<M, A>>(products), update, workspace);
     }
 
     template <class S>
-    void multiply(MatrixView<const Activation<S>> x, const HostMatrix<S>& weights, MatrixView<Activation<S>> out,
+    void multiply(MatrixView<const Activation<S>> x, std::span<const Product<HostMatrix<S>, Activation<S>>> products,
                   Update update, Workspace& workspace) const {
-        kernels<cpu::WeightKernels<S>>().multiply(*this, x, weights, out, update, workspace);
+        kernels<cpu::WeightKernels<S>>().multiply(*this, x, products, update, workspace);
     }
 
     template <QuantizedScalar Q>
-    void multiply(MatrixView<const float> x, const PackedMatrix<Q>& weights, MatrixView<float> out, Update update,
+    void multiply(MatrixView<const float> x, std::span<const Product<PackedMatrix<Q>, float>> products, Update update,
                   Workspace& workspace) const {
-        kernels<cpu::WeightKernels<Q>>().multiply(*this, x, weights, out, update, workspace);
+        kernels<cpu::WeightKernels<Q>>().multiply(*this, x, products, update, workspace);
     }
 
     template <class A>
-    void rotate(MatrixView<A> x, Index position, const HostMatrix<float>& frequencies, RotaryPairing pairing) const {
-        kernels<cpu::ActivationKernels<A>>().rotate(*this, x, position, frequencies, pairing);
+    void rotate(MatrixView<A> x, Index position, const HostMatrix<float>& frequencies, RotaryPairing pairing,
+                Workspace& workspace) const {
+        kernels<cpu::ActivationKernels<A>>().rotate(*this, x, position, frequencies, pairing, workspace);
     }
 
     template <class C>
-    void convert(MatrixView<const Activation<C>> x, Index head_dim, MatrixView<CachedElement<C>> out) const {
-        kernels<cpu::CacheKernels<C>>().convert(*this, x, head_dim, out);
+    void convert(MatrixView<const Activation<C>> x, Index head_dim, MatrixView<CachedElement<C>> out,
+                 Workspace& workspace) const {
+        kernels<cpu::CacheKernels<C>>().convert(*this, x, head_dim, out, workspace);
     }
 
     template <class C>
-    void attend(MatrixView<const Activation<C>> queries, Index position, std::span<const KeyValueRun<C>> runs,
-                const Shape& shape, MatrixView<Activation<C>> out, Workspace& workspace) const {
-        kernels<cpu::CacheKernels<C>>().attend(*this, queries, position, runs, shape, out, workspace);
+    void attend(MatrixView<const Activation<C>> queries, MatrixView<const CachedElement<C>> keys,
+                MatrixView<const CachedElement<C>> values, const Ring& ring, KeyValueStore<C> store, const Shape& shape,
+                MatrixView<Activation<C>> out, Workspace& workspace) const {
+        kernels<cpu::CacheKernels<C>>().attend(*this, queries, keys, values, ring, store, shape, out, workspace);
     }
 
     template <class A>
-    void swiglu(MatrixView<const A> gate, MatrixView<const A> up, MatrixView<A> out) const {
-        kernels<cpu::ActivationKernels<A>>().swiglu(*this, gate, up, out);
+    void swiglu(MatrixView<const A> gate, MatrixView<const A> up, MatrixView<A> out, Workspace& workspace) const {
+        kernels<cpu::ActivationKernels<A>>().swiglu(*this, gate, up, out, workspace);
     }
 
   private:

@@ -18,17 +18,19 @@ namespace mistral::cpu {
 /// With activations of type A.
 template <class A>
 struct ActivationKernels {
-    void (*rms_norm)(const CpuBase&, MatrixView<const A> x, const HostMatrix<A>& weight, double eps, MatrixView<A> out);
-    void (*rotate)(const CpuBase&, MatrixView<A> x, Index position, const HostMatrix<float>& frequencies,
-                   RotaryPairing);
-    void (*swiglu)(const CpuBase&, MatrixView<const A> gate, MatrixView<const A> up, MatrixView<A> out);
+    void (*rms_norm)(const CpuBase&, MatrixView<const A> x, const HostMatrix<A>& weight, double eps, MatrixView<A> out,
+                     CpuBase::Workspace&);
+    void (*rotate)(const CpuBase&, MatrixView<A> x, Index position, const HostMatrix<float>& frequencies, RotaryPairing,
+                   CpuBase::Workspace&);
+    void (*swiglu)(const CpuBase&, MatrixView<const A> gate, MatrixView<const A> up, MatrixView<A> out,
+                   CpuBase::Workspace&);
 };
 
 /// With weights of type S.
 template <class S>
 struct WeightKernels {
-    void (*multiply)(const CpuBase&, MatrixView<const Activation<S>> x, const CpuBase::Matrix<S>& weights,
-                     MatrixView<Activation<S>> out, Update, CpuBase::Workspace&);
+    void (*multiply)(const CpuBase&, MatrixView<const Activation<S>> x,
+                     std::span<const Product<CpuBase::Matrix<S>, Activation<S>>> products, Update, CpuBase::Workspace&);
 };
 
 /// With weights that are quantised to Q.
@@ -41,11 +43,11 @@ struct QuantizationKernels {
 /// With caches of type C.
 template <class C>
 struct CacheKernels {
-    void (*convert)(const CpuBase&, MatrixView<const Activation<C>> x, Index head_dim,
-                    MatrixView<CachedElement<C>> out);
-    void (*attend)(const CpuBase&, MatrixView<const Activation<C>> queries, Index position,
-                   std::span<const KeyValueRun<C>> runs, const Shape&, MatrixView<Activation<C>> out,
-                   CpuBase::Workspace&);
+    void (*convert)(const CpuBase&, MatrixView<const Activation<C>> x, Index head_dim, MatrixView<CachedElement<C>> out,
+                    CpuBase::Workspace&);
+    void (*attend)(const CpuBase&, MatrixView<const Activation<C>> queries, MatrixView<const CachedElement<C>> keys,
+                   MatrixView<const CachedElement<C>> values, const Ring&, KeyValueStore<C>, const Shape&,
+                   MatrixView<Activation<C>> out, CpuBase::Workspace&);
 };
 
 using Kernels =

@@ -9,6 +9,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
+#include <concepts>
+#include <span>
 #include <utility>
 
 /// Linear maps. Every output is one dot product whose order of summation depends on nothing but the number of inputs,
@@ -180,11 +183,12 @@ class RowBlock {
 /// which memory reads faster than short ones, but so few that threads finish together. Where several tasks of tokens
 /// want the same rows, these are so few that they come from a shared cache again.
 struct TaskSize {
-    Index tokens;
-    Index rows;
-    Index token_tasks;
-    Index row_tasks;
+    Index tokens = 0;
+    Index rows = 0;
+    Index token_tasks = 0;
+    Index row_tasks = 0;
 
+    TaskSize() = default;
     TaskSize(Index threads, Index all_tokens, Index token_bytes, Index token_multiple, Index all_rows, Index row_bytes,
              Index row_multiple) {
         constexpr Index token_bytes_per_task = 352 * 1024;
@@ -201,12 +205,33 @@ struct TaskSize {
                    row_bytes, row_multiple);
         row_tasks = (all_rows + rows - 1) / rows;
     }
+
+    [[nodiscard]] Index count() const { return row_tasks * token_tasks; }
 };
 
-/// x [tokens, inputs], weights [outputs, inputs] -> out [tokens, outputs].
+/// Cuts each product into tasks, size(weights) telling how, and calls body(product, first_row, first_token, size) for
+/// all of them, on the pool's threads.
+template <class M, class A, class Size, class Body>
+void for_each_task(ThreadPool& pool, std::span<const Product<M, A>> products, Size size, Body body) {
+    assert(products.size() <= most_products);
+    std::array<TaskSize, most_products> sizes;
+    Index tasks = 0;
+    for (std::size_t i = 0; i < products.size(); ++i) {
+        sizes[i] = size(products[i].weights);
+        tasks += sizes[i].count();
+    }
+    pool.for_each(tasks, [&](Index, Index task) noexcept {
+        std::size_t i = 0;
+        for (; task >= sizes[i].count(); ++i) task -= sizes[i].count();
+        body(products[i], task / sizes[i].token_tasks * sizes[i].rows, task % sizes[i].token_tasks * sizes[i].tokens,
+             sizes[i]);
+    });
+}
+
+/// x [tokens, inputs], of each product the weights [outputs, inputs] -> out [tokens, outputs].
 template <class Architecture, class S, class Workspace>
-void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x, MatrixView<const S> weights,
-              MatrixView<Activation<S>> out, Update update, Workspace& workspace) {
+void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x,
+              std::span<const Product<HostMatrix<S>, Activation<S>>> products, Update update, Workspace& workspace) {
     using Packed = typename WeightLanes<S, Architecture>::Packed;
     constexpr Index tokens_to_pack = 16;
     constexpr Index row_padding = 64 / sizeof(Packed);  // rows a power of two apart would share few lines of a cache
@@ -220,26 +245,29 @@ void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x, MatrixView<co
     });
 
     using Size = TileSize<Architecture>;
-    const TaskSize task(pool.threads(), x.rows(), packed.cols() * static_cast<Index>(sizeof(Packed)), Size::tokens,
-                        weights.rows(), weights.stride() * static_cast<Index>(sizeof(S)), Size::row_multiple);
-    const RowBlock<S, Architecture> block(weights, packed, out, update);
-    pool.for_each(task.row_tasks * task.token_tasks, [&](Index, Index i) noexcept {
-        const Index row = i / task.token_tasks * task.rows;
-        const Index token = i % task.token_tasks * task.tokens;
-        block.run(row, std::min(weights.rows(), row + task.rows), token, std::min(x.rows(), token + task.tokens));
+    const auto size = [&](const HostMatrix<S>& weights) {
+        return TaskSize(pool.threads(), x.rows(), packed.cols() * static_cast<Index>(sizeof(Packed)), Size::tokens,
+                        weights.rows(), weights.view.stride() * static_cast<Index>(sizeof(S)), Size::row_multiple);
+    };
+    for_each_task(pool, products, size, [&](const auto& product, Index row, Index token, const TaskSize& task) {
+        assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
+        RowBlock<S, Architecture>(product.weights.view, packed, product.out, update)
+            .run(row, std::min(product.weights.rows(), row + task.rows), token,
+                 std::min(x.rows(), token + task.tokens));
     });
 }
 
 /// The same in double precision through Eigen: the library's own reference, without a kernel of ours.
-template <class Architecture, class Workspace>
-void multiply(ThreadPool& pool, MatrixView<const double> x, MatrixView<const double> weights, MatrixView<double> out,
-              Update update, Workspace&) {
+template <class Architecture, std::same_as<double> S, class Workspace>
+void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x,
+              std::span<const Product<HostMatrix<S>, Activation<S>>> products, Update update, Workspace&) {
     using Row = Eigen::Map<const Eigen::VectorXd>;
     pool.for_each(x.rows(), [&](Index, Index t) noexcept {
-        for (Index r = 0; r < weights.rows(); ++r) {
-            const double value = Row(x.row(t), x.cols()).dot(Row(weights.row(r), weights.cols()));
-            out(t, r) = update == Update::add ? out(t, r) + value : value;
-        }
+        for (const auto& [weights, out] : products)
+            for (Index r = 0; r < weights.rows(); ++r) {
+                const double value = Row(x.row(t), x.cols()).dot(Row(weights.view.row(r), weights.cols()));
+                out(t, r) = update == Update::add ? out(t, r) + value : value;
+            }
     });
 }
 

@@ -12,11 +12,13 @@
 #include <array>
 #include <atomic>
 #include <bit>
+#include <cassert>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <span>
 
 /// Linear maps with quantised weights. Activations become integers too, in the groups of the weights, and products are
 /// sums of integers, exact: what is rounded is the activations, each to within half of 1 / 16 320 of its group's
@@ -211,23 +213,25 @@ class PanelBlock {
     Update update_;
 };
 
-/// x [tokens, inputs], weights [outputs, inputs] -> out [tokens, outputs], activations in `planes` digits of 7 bits.
+/// x [tokens, inputs], of each product the weights [outputs, inputs] -> out [tokens, outputs]; activations in `planes`
+/// digits of 7 bits.
 template <class Architecture, int planes, QuantizedScalar Q, class Workspace>
-void multiply(ThreadPool& pool, MatrixView<const float> x, const PackedMatrix<Q>& weights, MatrixView<float> out,
+void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Product<PackedMatrix<Q>, float>> products,
               Update update, Workspace& workspace) {
     auto frame = workspace.frame();
     // One group more keeps rows from lying a power of two apart, where they would share few lines of a cache.
     using Group = TokenGroup<planes>;
-    const auto tokens = frame.template matrix<Group>(x.rows(), weights.groups() + 1);
+    const auto tokens = frame.template matrix<Group>(x.rows(), (x.cols() + group_size - 1) / group_size + 1);
     pool.for_each(x.rows(), [&](Index, Index t) noexcept { quantize_row(x.row(t), x.cols(), tokens.row(t)); });
-    constexpr Index token_multiple = 12;  // of the tokens of a tile
-    const TaskSize task(pool.threads(), x.rows(), tokens.cols() * static_cast<Index>(sizeof(Group)), token_multiple,
+    const auto size = [&](const PackedMatrix<Q>& weights) {
+        constexpr Index token_multiple = 12;  // of the tokens of a tile
+        return TaskSize(pool.threads(), x.rows(), tokens.cols() * static_cast<Index>(sizeof(Group)), token_multiple,
                         weights.panels(), weights.panel_bytes(), 1);
-    const PanelBlock<Q, Architecture, planes> block(weights, tokens, out, update);
-    pool.for_each(task.row_tasks * task.token_tasks, [&](Index, Index i) noexcept {
-        const Index token = i % task.token_tasks * task.tokens;
-        const Index first = i / task.token_tasks * task.rows;
-        const Index last = std::min(weights.panels(), first + task.rows);
+    };
+    for_each_task(pool, products, size, [&](const auto& product, Index first, Index token, const TaskSize& task) {
+        assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
+        const PanelBlock<Q, Architecture, planes> block(product.weights, tokens, product.out, update);
+        const Index last = std::min(product.weights.panels(), first + task.rows);
         if (x.rows() == 1) return block.run_alone(first, last, 0);
         for (Index panel = first; panel < last; ++panel)
             block.run(panel, token, std::min(x.rows(), token + task.tokens));
