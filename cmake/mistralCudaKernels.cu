@@ -1,0 +1,34 @@
+// The kernels for the GPU, compiled once for the scalars that mistral/device/cuda/kernels.hpp names.
+
+#include <mistral/device/cuda/kernels/elementwise.cuh>
+#include <mistral/device/cuda/kernels/multiply.cuh>
+#include <mistral/device/cuda/kernels/multiply_quantized.cuh>
+#include <mistral/device/cuda/kernels/norm.cuh>
+#include <mistral/device/cuda/kernels/rotary.cuh>
+
+namespace mistral::cuda {
+
+template void embed(cudaStream_t, const Token*, MatrixView<const float>, MatrixView<float>);
+template void embed(cudaStream_t, const Token*, MatrixView<const half>, MatrixView<float>);
+template void embed(cudaStream_t, const Token*, MatrixView<const bfloat16>, MatrixView<float>);
+
+template void multiply(cudaStream_t, MatrixView<const float>, MatrixView<const float>, MatrixView<float>, Update);
+template void multiply(cudaStream_t, MatrixView<const float>, MatrixView<const half>, MatrixView<float>, Update);
+template void multiply(cudaStream_t, MatrixView<const float>, MatrixView<const bfloat16>, MatrixView<float>, Update);
+template void multiply(cudaStream_t, MatrixView<const float>, QuantizedView<Q8>, MatrixView<float>, Update);
+template void multiply(cudaStream_t, MatrixView<const float>, QuantizedView<Q4>, MatrixView<float>, Update);
+
+template void dequantize(cudaStream_t, QuantizedView<Q8>, MatrixView<bfloat16>);
+template void dequantize(cudaStream_t, QuantizedView<Q4>, MatrixView<bfloat16>);
+
+template void convert(cudaStream_t, MatrixView<const float>, MatrixView<float>);
+template void convert(cudaStream_t, MatrixView<const float>, MatrixView<half>);
+template void convert(cudaStream_t, MatrixView<const float>, MatrixView<bfloat16>);
+
+template void append(cudaStream_t, MatrixView<const float>, MatrixView<const float>, const Index*,
+                     KeyValueStore<float>);
+template void append(cudaStream_t, MatrixView<const half>, MatrixView<const half>, const Index*, KeyValueStore<half>);
+template void append(cudaStream_t, MatrixView<const bfloat16>, MatrixView<const bfloat16>, const Index*,
+                     KeyValueStore<bfloat16>);
+
+}  // namespace mistral::cuda

@@ -1,0 +1,120 @@
+#pragma once
+
+#include <mistral/base/config.hpp>
+#include <mistral/base/matrix_view.hpp>
+#include <mistral/base/shape.hpp>
+#include <mistral/base/types.hpp>
+#include <mistral/device/device.hpp>
+#include <mistral/scalar/cached_row.hpp>
+#include <mistral/scalar/quantization.hpp>
+#include <mistral/scalar/types.hpp>
+
+#include <cuda_runtime_api.h>
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+
+/// What runs on the GPU, as functions that put work on a stream and return. nvcc compiles them once, in
+/// mistralCudaKernels.cu, for the scalars named here; programs that call them are compiled by any C++20 compiler. All
+/// matrices lie in the device's memory, positions that are pointers too: kernels read them when they run, so that
+/// a recorded pass can be replayed at the next position. Shapes are those of `Device`. Nothing is checked here, and no
+/// memory is allocated.
+namespace mistral::cuda {
+
+/// For S = float, half, bfloat16. Tokens [tokens] in the device's memory.
+template <class S>
+void embed(cudaStream_t, const Token* tokens, MatrixView<const S> table, MatrixView<float> out);
+
+/// weight [hidden_size]; out may be x.
+void rms_norm(cudaStream_t, MatrixView<const float> x, const float* weight, float eps, MatrixView<float> out);
+
+/// Up to so many tokens, `multiply` reads the weights once for all of them, at the speed of memory. It takes more, at a
+/// speed that falls behind that of a matrix product on tensor cores.
+inline constexpr Index few_tokens = 16;
+
+/// For S = float, half, bfloat16: a sum in float of products of the weights with activations that are not rounded. A
+/// token gives the same bits in every chunk, and wherever the matrices lie; fast are rows at multiples of 16 bytes.
+template <class S>
+void multiply(cudaStream_t, MatrixView<const float> x, MatrixView<const S> weights, MatrixView<float> out, Update);
+
+/// Quantised weights [rows, cols] on the GPU, in tiles of 16 bytes, what a thread loads at once: 4 rows of 4 inputs
+/// in Q8, of 8 in Q4. What pads rows and inputs to whole tiles and groups has no effect.
+template <QuantizedScalar Q>
+struct QuantizedView {
+    static constexpr Index codes_per_byte = std::same_as<Q, Q8> ? 1 : 2;
+    static constexpr Index tile_rows = 4;
+    static constexpr Index tile_cols = 4 * codes_per_byte;
+    static constexpr Index tile_bytes = 16;
+
+    /// [row_tiles, groups * 64 / tile_cols, tile_rows, 4], at a multiple of 16: in Q8 the level as a signed integer; in
+    /// Q4 the index of the level, that of an even input in the lower half of a byte, that of the next in the upper one.
+    const std::uint8_t* codes = nullptr;
+    const half* scales = nullptr;  ///< [row_tiles, groups, tile_rows], at a multiple of 8
+    Index rows = 0;
+    Index cols = 0;
+
+    [[nodiscard]] constexpr Index groups() const { return (cols + group_size - 1) / group_size; }
+    [[nodiscard]] constexpr Index row_tiles() const { return (rows + tile_rows - 1) / tile_rows; }
+    [[nodiscard]] constexpr Index tiles_of_row() const { return groups() * (group_size / tile_cols); }
+    [[nodiscard]] constexpr Index code_bytes() const { return row_tiles() * tiles_of_row() * tile_bytes; }
+    [[nodiscard]] constexpr Index scale_count() const { return row_tiles() * groups() * tile_rows; }
+
+    /// The byte with the code of a weight.
+    [[nodiscard]] constexpr Index code_byte(Index row, Index col) const {
+        const Index tile = row / tile_rows * tiles_of_row() + col / tile_cols;
+        return tile * tile_bytes + row % tile_rows * 4 + col % tile_cols / codes_per_byte;
+    }
+    [[nodiscard]] constexpr Index scale_index(Index row, Index group) const {
+        return (row / tile_rows * groups() + group) * tile_rows + row % tile_rows;
+    }
+};
+
+/// For Q = Q8, Q4: sums in float of products of levels with activations that are not rounded, times the scales.
+template <QuantizedScalar Q>
+void multiply(cudaStream_t, MatrixView<const float> x, QuantizedView<Q> weights, MatrixView<float> out, Update);
+
+/// For Q = Q8, Q4: the weights [rows, cols], rounded to bfloat16, for products with many tokens.
+template <QuantizedScalar Q>
+void dequantize(cudaStream_t, QuantizedView<Q> weights, MatrixView<bfloat16> out);
+
+/// x [tokens, heads * head_dim] in place, of the positions from *position on. frequencies [head_dim / 2].
+void rotate(cudaStream_t, MatrixView<float> x, const Index* position, const float* frequencies, Index head_dim,
+            RotaryPairing);
+
+/// For C = float, half, bfloat16: x rounded to nearest, ties to even, for a cache or for products with many tokens.
+template <class C>
+void convert(cudaStream_t, MatrixView<const float> x, MatrixView<C> out);
+
+/// For C = float, half, bfloat16: position p goes to slot p mod capacity, for the positions from *position on. Of more
+/// than `capacity` rows the newest are kept.
+template <class C>
+void append(cudaStream_t, MatrixView<const C> keys, MatrixView<const C> values, const Index* position,
+            KeyValueStore<C> store);
+
+/// Attention of a chunk of queries, whose first stands at *position.
+template <class C>
+struct Attention {
+    MatrixView<const float> queries;  ///< [tokens, query_heads * head_dim]
+    const Index* position = nullptr;
+    /// Position p before *position is in slot p mod capacity, as far as the windows of the queries go back.
+    KeyValueStore<C> cache;
+    MatrixView<const C> keys;    ///< of the chunk itself, [tokens, kv_heads * head_dim]
+    MatrixView<const C> values;  ///< likewise
+    Shape shape;
+    MatrixView<float> out;  ///< of the queries' shape
+};
+
+/// Bytes of scratch memory that `attend` wants for so many tokens over a cache of that capacity. For C as `attend`.
+template <class C>
+[[nodiscard]] Index attention_scratch(Index tokens, Index capacity, const Shape& shape);
+
+/// For C = float, half, bfloat16. On tensor cores for more than 16 tokens where C has 16 bits, head_dim is 64 or 128,
+/// and rows of keys and values begin at multiples of 16 bytes. Throws Error where head_dim exceeds 256.
+template <class C>
+void attend(cudaStream_t, const Attention<C>& attention, std::byte* scratch);
+
+/// out = silu(gate) * up; out may be gate or up.
+void swiglu(cudaStream_t, MatrixView<const float> gate, MatrixView<const float> up, MatrixView<float> out);
+
+}  // namespace mistral::cuda

@@ -1,0 +1,85 @@
+#pragma once
+
+#include <mistral/device/cuda/attention_shapes.hpp>
+#include <mistral/device/cuda/kernels/attention_head.cuh>
+
+#include <cuda_runtime.h>
+
+#include <cmath>
+#include <limits>
+
+/// What ranges of keys come to becomes the attention of a query, by their maxima and totals ("Flash-Decoding"; online
+/// softmax, arXiv:1805.02867).
+namespace mistral::cuda {
+
+/// The tokens of one launch, and where it writes what the ranges come to: [tokens * query_heads, ranges,
+/// partial_floats].
+struct RangeLaunch {
+    Index first_token;
+    int tokens;
+    int ranges;
+    float* partials;
+    bool aligned;  ///< whether rows of keys and values are whole chunks, and lie where chunks can be loaded
+
+    [[nodiscard]] __device__ float* partial(Index query, Index range, int head_dim) const {
+        return partials + (query * ranges + range) * (head_dim + 2);
+    }
+};
+
+/// Merges what the ranges that a query sees come to: a block for each query, a thread for each element.
+template <class C>
+__global__ void __launch_bounds__(RangeBlocks::threads)
+    merge_ranges(const AttentionArguments<C> arguments, const RangeLaunch launch, int query_heads) {
+    constexpr int threads = RangeBlocks::threads;
+    constexpr Index keys = RangeBlocks{sizeof(C), 0}.keys();
+    static __shared__ float maxima[threads];
+    static __shared__ float weights[threads];
+    static __shared__ float totals[threads];
+    const int thread = static_cast<int>(threadIdx.x);
+    const int head_dim = arguments.head_dim;
+    const AttentionHead<C> head(arguments, 0);
+    const int query = static_cast<int>(blockIdx.x);
+    const Index token = launch.first_token + query / query_heads;
+    const Index first = head.first_visible(token) / keys - head.first_visible(launch.first_token) / keys;
+    const int count = static_cast<int>(head.last_visible(token) / keys - head.first_visible(token) / keys) + 1;
+
+    const auto partial = [&](int range) { return launch.partial(query, first + range, head_dim); };
+    float maximum = -std::numeric_limits<float>::infinity();
+    for (int range = thread; range < count; range += threads) maximum = fmaxf(maximum, partial(range)[head_dim]);
+    maxima[thread] = maximum;
+    for (int half = threads / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (thread < half) maxima[thread] = fmaxf(maxima[thread], maxima[thread + half]);
+    }
+    __syncthreads();
+    maximum = maxima[0];
+
+    constexpr int dims = longest_head / threads;  // of a thread
+    float sums[dims] = {};
+    float total = 0;
+    for (int begin = 0; begin < count; begin += threads) {
+        if (begin + thread < count) {
+            const float* const stored = partial(begin + thread);
+            weights[thread] = exp2f(stored[head_dim] - maximum);
+            totals[thread] = weights[thread] * stored[head_dim + 1];
+        }
+        __syncthreads();
+        const int end = count - begin < threads ? count - begin : threads;
+#pragma unroll 8
+        for (int range = 0; range < end; ++range) {
+            total += totals[range];
+#pragma unroll
+            for (int i = 0; i < dims; ++i)
+                if (thread + i * threads < head_dim)
+                    sums[i] += weights[range] * partial(begin + range)[thread + i * threads];
+        }
+        __syncthreads();
+    }
+    const float normaliser = 1 / total;
+    float* const out = arguments.out + token * arguments.out_stride + query % query_heads * head_dim;
+#pragma unroll
+    for (int i = 0; i < dims; ++i)
+        if (thread + i * threads < head_dim) out[thread + i * threads] = sums[i] * normaliser;
+}
+
+}  // namespace mistral::cuda

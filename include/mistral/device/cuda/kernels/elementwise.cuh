@@ -1,0 +1,147 @@
+#pragma once
+
+#include <mistral/device/cuda/kernels.hpp>
+#include <mistral/device/cuda/kernels/elements.cuh>
+#include <mistral/device/cuda/kernels/launch.cuh>
+#include <mistral/device/cuda/launch_shapes.hpp>
+
+/// What is done to single elements of matrices: a struct for each such operation, and one kernel for all of them.
+namespace mistral::cuda {
+
+/// Elements that a thread takes at once where they are aligned.
+inline constexpr int elementwise_width = 4;
+
+/// Applies an operation to every element of [rows, cols], to `width` in a row at once where so many are left.
+template <int width, class Operation>
+__global__ void __launch_bounds__(elementwise_threads) for_elements(Index rows, Index cols, Operation operation) {
+    const Index first = (Index{blockIdx.x} * elementwise_threads + threadIdx.x) * width;
+    for (Index row = blockIdx.y; row < rows; row += gridDim.y) {
+        if (first + width <= cols) {
+            operation.template apply<width>(row, first);
+        } else {
+#pragma unroll 1
+            for (Index col = first; col < cols; ++col) operation.template apply<1>(row, col);
+        }
+    }
+}
+
+template <int width, class Operation>
+void launch_for_elements(cudaStream_t stream, Index rows, Index cols, const Operation& operation) {
+    if (rows == 0 || cols == 0) return;
+    const GridSize grid = elementwise_grid(rows, cols, width);
+    launch(for_elements<width, Operation>, {grid.x, grid.y}, elementwise_threads, 0, stream, rows, cols, operation);
+}
+
+template <class Operation>
+void launch_for_elements(cudaStream_t stream, Index rows, Index cols, bool aligned, const Operation& operation) {
+    if (aligned)
+        launch_for_elements<elementwise_width>(stream, rows, cols, operation);
+    else
+        launch_for_elements<1>(stream, rows, cols, operation);
+}
+
+template <class S>
+struct Embed {
+    const Token* tokens;
+    Rows<const S> table;
+    Rows<float> out;
+
+    template <int width>
+    __device__ __forceinline__ void apply(Index row, Index col) const {
+        float values[width];
+        load(table[tokens[row]] + col, values);
+        store(values, out[row] + col);
+    }
+};
+
+template <class S>
+void embed(cudaStream_t stream, const Token* tokens, MatrixView<const S> table, MatrixView<float> out) {
+    const bool aligned = is_aligned(table, elementwise_width) && is_aligned(out, elementwise_width);
+    launch_for_elements(stream, out.rows(), out.cols(), aligned, Embed<S>{tokens, table, out});
+}
+
+template <class C>
+struct Convert {
+    Rows<const float> x;
+    Rows<C> out;
+
+    template <int width>
+    __device__ __forceinline__ void apply(Index row, Index col) const {
+        float values[width];
+        load(x[row] + col, values);
+        store(values, out[row] + col);
+    }
+};
+
+template <class C>
+void convert(cudaStream_t stream, MatrixView<const float> x, MatrixView<C> out) {
+    const bool aligned = is_aligned(x, elementwise_width) && is_aligned(out, elementwise_width);
+    launch_for_elements(stream, x.rows(), x.cols(), aligned, Convert<C>{x, out});
+}
+
+/// silu(x) = x / (1 + exp(-x)): where the exponential overflows, the quotient is the zero that it ought to be.
+struct Swiglu {
+    Rows<const float> gate;
+    Rows<const float> up;
+    Rows<float> out;
+
+    template <int width>
+    __device__ __forceinline__ void apply(Index row, Index col) const {
+        float gates[width], ups[width];
+        load(gate[row] + col, gates);
+        load(up[row] + col, ups);
+#pragma unroll
+        for (int i = 0; i < width; ++i) gates[i] = gates[i] / (1 + expf(-gates[i])) * ups[i];
+        store(gates, out[row] + col);
+    }
+};
+
+void swiglu(cudaStream_t stream, MatrixView<const float> gate, MatrixView<const float> up, MatrixView<float> out) {
+    const bool aligned =
+        is_aligned(gate, elementwise_width) && is_aligned(up, elementwise_width) && is_aligned(out, elementwise_width);
+    launch_for_elements(stream, out.rows(), out.cols(), aligned, Swiglu{gate, up, out});
+}
+
+/// Row r of what is done is row first + r of the chunk.
+template <class C>
+struct Append {
+    Rows<const C> keys;
+    Rows<const C> values;
+    const Index* position;
+    KeyValueStore<C> store;
+    Index first;
+
+    template <int width>
+    __device__ __forceinline__ void apply(Index row, Index col) const {
+        const Index head = static_cast<unsigned>(col) / static_cast<unsigned>(store.row_size);
+        const Index slot = (*position + first + row) % store.capacity;
+        const Index to = (head * store.capacity + slot) * store.row_size + (col - head * store.row_size);
+        copy<width>(keys[first + row] + col, store.keys + to);
+        copy<width>(values[first + row] + col, store.values + to);
+    }
+
+  private:
+    template <int width>
+    __device__ __forceinline__ static void copy(const C* from, C* to) {
+        if constexpr (width == 1)
+            *to = *from;
+        else
+            store_words(load_words<width / per_word<C>>(from), to);
+    }
+};
+
+template <class C>
+void append(cudaStream_t stream, MatrixView<const C> keys, MatrixView<const C> values, const Index* position,
+            KeyValueStore<C> store) {
+    const auto rows_of = [&store](C* data) {
+        return MatrixView<C>(data, store.kv_heads * store.capacity, store.row_size);
+    };
+    const bool aligned = is_aligned(keys, elementwise_width) && is_aligned(values, elementwise_width) &&
+                         is_aligned(rows_of(store.keys), elementwise_width) &&
+                         is_aligned(rows_of(store.values), elementwise_width);
+    const Index rows = std::min(keys.rows(), store.capacity);
+    launch_for_elements(stream, rows, keys.cols(), aligned,
+                        Append<C>{keys, values, position, store, keys.rows() - rows});
+}
+
+}  // namespace mistral::cuda

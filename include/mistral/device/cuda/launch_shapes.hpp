@@ -1,0 +1,75 @@
+#pragma once
+
+#include <mistral/base/types.hpp>
+
+#include <algorithm>
+
+/// How many blocks of threads do what: arithmetic of shapes alone, so that it can be tested without a GPU.
+namespace mistral::cuda {
+
+/// Blocks of a grid. CUDA takes 2^31 - 1 of them in x, and 65 535 in y and z.
+struct GridSize {
+    unsigned x = 1;
+    unsigned y = 1;
+    unsigned z = 1;
+};
+
+inline constexpr Index largest_grid_y = 65535;
+
+[[nodiscard]] constexpr Index divide_up(Index dividend, Index divisor) {
+    return (dividend + divisor - 1) / divisor;
+}
+
+inline constexpr unsigned elementwise_threads = 256;
+
+/// Of what is done to single elements of [rows, cols]: a thread takes `width` columns of every row that is congruent
+/// to its block's y modulo the grid's.
+[[nodiscard]] constexpr GridSize elementwise_grid(Index rows, Index cols, Index width) {
+    return {static_cast<unsigned>(divide_up(cols, Index{elementwise_threads} * width)),
+            static_cast<unsigned>(std::min(rows, largest_grid_y))};
+}
+
+/// Threads that normalise a row: enough for all its elements at once, in whole warps, as far as a block goes.
+[[nodiscard]] constexpr unsigned norm_threads(Index cols, Index width) {
+    return static_cast<unsigned>(std::clamp<Index>(divide_up(cols, 32 * width) * 32, 32, 1024));
+}
+
+/// Threads that turn the heads of one token: four pairs each, in whole warps, as far as a block goes.
+[[nodiscard]] constexpr unsigned rotary_threads(Index pairs) {
+    return static_cast<unsigned>(std::clamp<Index>(divide_up(pairs, 4 * 32) * 32, 32, 1024));
+}
+
+/// Pieces of 16 bytes that a lane of a warp takes of each row before the warp goes on where the others have ended: all
+/// of them on their way at the same time.
+inline constexpr int chunk_pieces = 4;
+inline constexpr int most_multiply_warps = 4;
+inline constexpr int most_multiply_threads = 32 * most_multiply_warps;
+
+/// Threads that share the columns of a few rows, of which there are so many groups: no more warps, each of which has
+/// the more to do before they add up their sums, than make 16 for each multiprocessor of a large GPU.
+[[nodiscard]] constexpr unsigned multiply_threads(Index groups_of_rows) {
+    unsigned warps = 1;
+    while (warps < most_multiply_warps && groups_of_rows * warps < 2048) warps *= 2;
+    return 32 * warps;
+}
+
+/// Rows of a block: what is loaded of x serves more of them where many tokens make that the larger part.
+[[nodiscard]] constexpr int multiply_rows(int block_tokens) {
+    return block_tokens < 8 ? 2 : 4;
+}
+
+/// Blocks of the largest size that a multiprocessor ought to have room for, which limits their registers.
+[[nodiscard]] constexpr int multiply_residents(int block_tokens) {
+    return block_tokens == 1 ? 6 : block_tokens < 8 ? 4 : 3;
+}
+
+/// Blocks of so many rows and tokens each for a product of so many: those for the same rows are neighbours in x, and
+/// groups of rows are counted through y and z.
+[[nodiscard]] constexpr GridSize multiply_grid(Index rows, Index block_rows, Index tokens, Index block_tokens) {
+    const Index groups = divide_up(rows, block_rows);
+    const Index y = std::min(groups, largest_grid_y);
+    return {static_cast<unsigned>(divide_up(tokens, block_tokens)), static_cast<unsigned>(y),
+            static_cast<unsigned>(divide_up(groups, y))};
+}
+
+}  // namespace mistral::cuda

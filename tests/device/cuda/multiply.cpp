@@ -1,0 +1,123 @@
+#include <mistral/device/cuda/kernels.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+
+#include "device/cuda/device_matrix.hpp"
+#include "emulation.hpp"
+
+using namespace mistral;
+
+namespace {
+
+/// Tokens, outputs, inputs: around the sizes of pieces, chunks and blocks; one input, none, one output.
+constexpr std::array<std::array<Index, 3>, 12> shapes{{{1, 1, 1},
+                                                       {2, 3, 0},
+                                                       {3, 5, 7},
+                                                       {1, 9, 32},
+                                                       {4, 2, 1024},
+                                                       {5, 6, 1000},
+                                                       {8, 4, 264},
+                                                       {9, 7, 96},
+                                                       {16, 3, 2056},
+                                                       {17, 5, 64},
+                                                       {1, 33, 5000},
+                                                       {40, 1, 130}}};
+
+/// The largest error of out = 1 + x * weights, as a part of the sum of the magnitudes.
+template <class S>
+double worst_error(const DeviceMatrix<float>& x, const DeviceMatrix<S>& weights, const DeviceMatrix<float>& out,
+                   double before) {
+    double worst = 0;
+    for (Index t = 0; t < out.const_view().rows(); ++t)
+        for (Index r = 0; r < out.const_view().cols(); ++r) {
+            double exact = before;
+            double magnitude = std::abs(before) + 1e-30;
+            for (Index i = 0; i < x.const_view().cols(); ++i) {
+                const double term = double{x(t, i)} * static_cast<double>(weights(r, i));
+                exact += term;
+                magnitude += std::abs(term);
+            }
+            // Written so that a NaN is the worst.
+            if (const double error = std::abs(out(t, r) - exact) / magnitude; !(error <= worst)) worst = error;
+        }
+    return worst;
+}
+
+/// As many of the first rows of x as `tokens`, through the kernel.
+template <class S>
+void check_same_bits(const DeviceMatrix<float>& x, const DeviceMatrix<S>& weights, const DeviceMatrix<float>& out,
+                     Index tokens) {
+    DeviceMatrix<float> few(tokens, out.const_view().cols());
+    cuda::multiply<S>(nullptr, x.const_view().middle_rows(0, tokens), weights.view(), few.view(), Update::assign);
+    REQUIRE(few.download());
+    for (Index t = 0; t < tokens; ++t)
+        for (Index r = 0; r < out.const_view().cols(); ++r) REQUIRE(few(t, r) == out(t, r));
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("products agree with double precision wherever the matrices lie, with the same bits", S, float, half,
+                   bfloat16) {
+    std::uint64_t seed = 0;
+    for (const auto& shape : shapes) {
+        const Index tokens = shape[0], outputs = shape[1], inputs = shape[2];
+        CAPTURE(tokens);
+        CAPTURE(outputs);
+        CAPTURE(inputs);
+        DeviceMatrix<float> reference(tokens, outputs);
+        for (const Layout of_x : layouts)
+            for (const Layout of_weights : layouts) {
+                emulation::set_seed(seed++ % 4);
+                const DeviceMatrix<float> x(tokens, inputs, of_x, NormalNumbers(1));
+                const DeviceMatrix<S> weights(outputs, inputs, of_weights, NormalNumbers(2));
+                DeviceMatrix<float> out(tokens, outputs, of_x);
+                cuda::multiply<S>(nullptr, x.view(), weights.view(), out.view(), Update::assign);
+                REQUIRE(out.download());
+                // Each of 32 partial sums at least rounds as often as it is long: at most a few hundred times.
+                CHECK(worst_error(x, weights, out, 0) < 1e-6);
+                if (of_x.gap + of_x.offset + of_weights.gap + of_weights.offset == 0) {
+                    cuda::multiply<S>(nullptr, x.view(), weights.view(), reference.view(), Update::assign);
+                    REQUIRE(reference.download());
+                }
+                REQUIRE(out.same_bits(reference));
+            }
+    }
+    emulation::set_seed(0);
+}
+
+TEST_CASE_TEMPLATE("a token gives the same bits in chunks of any length", S, float, half, bfloat16) {
+    const Index tokens = 17;
+    for (const Index inputs : {1024, 1000, 77, 4096}) {
+        const DeviceMatrix<float> x(tokens, inputs, {}, NormalNumbers(1));
+        const DeviceMatrix<S> weights(6, inputs, {}, NormalNumbers(2));
+        DeviceMatrix<float> out(tokens, 6);
+        cuda::multiply<S>(nullptr, x.view(), weights.view(), out.view(), Update::assign);
+        REQUIRE(out.download());
+        for (const Index few : {1, 2, 3, 4, 5, 8, 9, 16}) check_same_bits(x, weights, out, few);
+    }
+}
+
+TEST_CASE_TEMPLATE("a product is added to what stands there", S, float, half, bfloat16) {
+    for (const Index tokens : {1, 3, 12})
+        for (const Layout layout : layouts) {
+            const DeviceMatrix<float> x(tokens, 200, layout, NormalNumbers(1));
+            const DeviceMatrix<S> weights(5, 200, layout, NormalNumbers(2));
+            DeviceMatrix<float> out(tokens, 5, layout, [](Index, Index) { return 100; });
+            cuda::multiply<S>(nullptr, x.view(), weights.view(), out.view(), Update::add);
+            REQUIRE(out.download());
+            CHECK(worst_error(x, weights, out, 100) < 1e-6);
+        }
+}
+
+TEST_CASE("rows for fewer warps, and more of them than a grid has in one direction, are all multiplied") {
+    for (const Index rows : {1024 * 2, 2048 * 2 + 1, 65535 * 2 + 3}) {
+        const DeviceMatrix<float> x(1, 8, {}, [](Index, Index i) { return i == 3 ? 1 : 0; });
+        const DeviceMatrix<float> weights(rows, 8, {}, [](Index i, Index j) { return j == 3 ? i : -1; });
+        DeviceMatrix<float> out(1, rows);
+        cuda::multiply<float>(nullptr, x.view(), weights.view(), out.view(), Update::assign);
+        REQUIRE(out.download());
+        for (Index r = 0; r < rows; ++r) REQUIRE(out(0, r) == static_cast<float>(r));
+    }
+}

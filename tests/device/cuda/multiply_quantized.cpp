@@ -1,0 +1,153 @@
+#include <mistral/device/cuda/kernels.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <memory>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "device/cuda/device_matrix.hpp"
+#include "emulation.hpp"
+
+using namespace mistral;
+
+namespace {
+
+/// Random levels and scales in the device's order. What pads rows and inputs are random codes, and scales of NaN.
+template <QuantizedScalar Q>
+class Weights {
+  public:
+    Weights(Index rows, Index cols) : view_{nullptr, nullptr, rows, cols} {
+        std::mt19937 random(1);
+        codes_.resize(static_cast<std::size_t>(view_.code_bytes()));
+        for (std::uint8_t& byte : codes_) byte = static_cast<std::uint8_t>(random());
+        scales_.resize(static_cast<std::size_t>(view_.scale_count()), static_cast<half>(std::nanf("")));
+        const NormalNumbers normal(2, 0.05f);
+        for (Index row = 0; row < rows; ++row)
+            for (Index group = 0; group < view_.groups(); ++group)
+                scales_[static_cast<std::size_t>(view_.scale_index(row, group))] = static_cast<half>(normal());
+        for (Index row = 0; row < rows; ++row)
+            for (Index col = 0; col < cols; ++col) set_level(row, col, static_cast<std::uint8_t>(random()));
+        device_codes_ = std::make_unique<DeviceMatrix<std::uint8_t>>(
+            1, view_.code_bytes(), Layout{}, [&](Index, Index i) { return codes_[static_cast<std::size_t>(i)]; });
+        device_scales_ = std::make_unique<DeviceMatrix<half>>(
+            1, view_.scale_count(), Layout{}, [&](Index, Index i) { return scales_[static_cast<std::size_t>(i)]; });
+        view_.codes = device_codes_->view().data();
+        view_.scales = device_scales_->view().data();
+    }
+
+    [[nodiscard]] const cuda::QuantizedView<Q>& view() const { return view_; }
+
+    /// The weight as the format says: exact in double precision.
+    [[nodiscard]] double operator()(Index row, Index col) const {
+        const half scale = scales_[static_cast<std::size_t>(view_.scale_index(row, col / group_size))];
+        return static_cast<double>(scale) * levels_.at(static_cast<std::size_t>(row * view_.cols + col)) / 128;
+    }
+
+  private:
+    void set_level(Index row, Index col, std::uint8_t number) {
+        std::uint8_t& byte = codes_[static_cast<std::size_t>(view_.code_byte(row, col))];
+        if constexpr (std::same_as<Q, Q8>) {
+            const int level = number % 255 - 127;
+            byte = static_cast<std::uint8_t>(level);
+            levels_.push_back(level);
+        } else {
+            const int shift = col % 2 == 0 ? 0 : 4;
+            byte = static_cast<std::uint8_t>((byte & ~(15 << shift)) | number % 16 << shift);
+            levels_.push_back(q4_levels[number % 16]);
+        }
+    }
+
+    cuda::QuantizedView<Q> view_;
+    std::vector<std::uint8_t> codes_;
+    std::vector<half> scales_;
+    std::vector<int> levels_;
+    std::unique_ptr<DeviceMatrix<std::uint8_t>> device_codes_;
+    std::unique_ptr<DeviceMatrix<half>> device_scales_;
+};
+
+/// Rows and columns around the sizes of tiles, groups and chunks.
+constexpr std::array<std::array<Index, 2>, 9> shapes{
+    {{1, 1}, {4, 64}, {5, 63}, {7, 72}, {3, 1024}, {8, 2055}, {2, 4096}, {9, 196}, {6, 520}}};
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("products with quantised weights agree with double precision, wherever activations lie", Q, Q8, Q4) {
+    std::uint64_t seed = 0;
+    for (const auto& shape : shapes) {
+        const Index outputs = shape[0], inputs = shape[1];
+        const Weights<Q> weights(outputs, inputs);
+        for (const Index tokens : {1, 2, 3, 8, 9, 17}) {
+            std::unique_ptr<DeviceMatrix<float>> first;
+            for (const Layout layout : layouts) {
+                CAPTURE(outputs);
+                CAPTURE(inputs);
+                CAPTURE(tokens);
+                emulation::set_seed(seed++ % 4);
+                const DeviceMatrix<float> x(tokens, inputs, layout, NormalNumbers(3));
+                auto out = std::make_unique<DeviceMatrix<float>>(tokens, outputs, layout);
+                cuda::multiply<Q>(nullptr, x.view(), weights.view(), out->view(), Update::assign);
+                REQUIRE(out->download());
+                for (Index t = 0; t < tokens; ++t)
+                    for (Index r = 0; r < outputs; ++r) {
+                        double exact = 0, magnitude = 0;
+                        for (Index i = 0; i < inputs; ++i) {
+                            exact += x(t, i) * weights(r, i);
+                            magnitude += std::abs(x(t, i) * weights(r, i));
+                        }
+                        // A lane adds up a few dozen numbers, some of which are sums of eight.
+                        REQUIRE(std::abs((*out)(t, r) - exact) <= 1e-6 * magnitude);
+                    }
+                if (first)
+                    REQUIRE(out->same_bits(*first));
+                else
+                    first = std::move(out);
+            }
+        }
+    }
+    emulation::set_seed(0);
+}
+
+TEST_CASE_TEMPLATE("a token gives the same bits in chunks of any length with quantised weights", Q, Q8, Q4) {
+    for (const Index inputs : {4096, 1000, 77}) {
+        const Weights<Q> weights(6, inputs);
+        const DeviceMatrix<float> x(17, inputs, {}, NormalNumbers(3));
+        DeviceMatrix<float> out(17, 6);
+        cuda::multiply<Q>(nullptr, x.view(), weights.view(), out.view(), Update::assign);
+        REQUIRE(out.download());
+        for (const Index tokens : {1, 2, 3, 4, 5, 8, 9, 16}) {
+            DeviceMatrix<float> few(tokens, 6, {}, [](Index, Index) { return 0; });
+            cuda::multiply<Q>(nullptr, x.const_view().middle_rows(0, tokens), weights.view(), few.view(), Update::add);
+            REQUIRE(few.download());
+            for (Index t = 0; t < tokens; ++t)
+                for (Index r = 0; r < 6; ++r) REQUIRE(few(t, r) == out(t, r));
+        }
+    }
+}
+
+TEST_CASE_TEMPLATE("weights are dequantised to the nearest bfloat16", Q, Q8, Q4) {
+    for (const auto& [rows, cols] : shapes)
+        for (const Layout layout : layouts) {
+            const Weights<Q> weights(rows, cols);
+            DeviceMatrix<bfloat16> out(rows, cols, layout);
+            cuda::dequantize<Q>(nullptr, weights.view(), out.view());
+            REQUIRE(out.download());
+            for (Index i = 0; i < rows; ++i)
+                for (Index j = 0; j < cols; ++j)
+                    REQUIRE(out(i, j) == static_cast<bfloat16>(static_cast<float>(weights(i, j))));
+        }
+}
+
+TEST_CASE_TEMPLATE("every code and every scale of a matrix has a place of its own", Q, Q8, Q4) {
+    const cuda::QuantizedView<Q> view{nullptr, nullptr, 8, 192};
+    std::vector<int> codes(static_cast<std::size_t>(view.code_bytes()));
+    std::vector<int> scales(static_cast<std::size_t>(view.scale_count()));
+    for (Index row = 0; row < view.rows; ++row) {
+        for (Index col = 0; col < view.cols; ++col) ++codes.at(static_cast<std::size_t>(view.code_byte(row, col)));
+        for (Index group = 0; group < 3; ++group) ++scales.at(static_cast<std::size_t>(view.scale_index(row, group)));
+    }
+    CHECK(codes == std::vector<int>(codes.size(), std::same_as<Q, Q8> ? 1 : 2));
+    CHECK(scales == std::vector<int>(scales.size(), 1));
+}
