@@ -14,5 +14,6 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/mistralConfigVersion.cmak
                                  ARCH_INDEPENDENT)
 install(FILES ${PROJECT_BINARY_DIR}/mistralConfig.cmake ${PROJECT_BINARY_DIR}/mistralConfigVersion.cmake
               cmake/mistralDependencies.cmake cmake/mistralDispatch.cmake cmake/mistralKernels.cpp
+              cmake/mistralCuda.cmake cmake/mistralCudaKernels.cu cmake/mistralCudaAttention.cu
         DESTINATION ${package_dir})
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/mistral)

@@ -30,9 +30,19 @@ std::string own_type(const std::string& model) {
     }
 }
 
-// The one place where choices at run time become types.
+// The places where choices at run time become types.
+int run_on_gpu(const Options& options, const std::string& type) {
+    if (type == "float") return run_on_gpu<float>(options);
+    if (type == "half") return run_on_gpu<mistral::half>(options);
+    if (type == "bfloat16") return run_on_gpu<mistral::bfloat16>(options);
+    if (type == "q8") return run_on_gpu<mistral::Q8>(options);
+    if (type == "q4") return run_on_gpu<mistral::Q4>(options);
+    throw UsageError("--dtype " + type + " goes with --device cpu only");
+}
+
 int run(const Options& options) {
     const std::string type = options.dtype == "auto" ? own_type(options.model) : options.dtype;
+    if (options.gpu) return run_on_gpu(options, type);
     if (options.kv_dtype == "q8") {
         if (type == "bfloat16") return run<mistral::bfloat16, mistral::Q8>(options);
         if (type == "q8") return run<mistral::Q8, mistral::Q8>(options);

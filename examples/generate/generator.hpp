@@ -17,8 +17,16 @@
 
 namespace generator {
 
-/// A model of weights S with the one sequence that it works on, whose cache is of C.
-template <mistral::Scalar S, mistral::CacheScalar C>
+/// The device that the command line asks for.
+template <class D>
+D make_device(const Options& options);
+template <>
+inline mistral::Cpu make_device(const Options& options) {
+    return mistral::Cpu(options.threads);
+}
+
+/// A model of weights S on a device D with the one sequence that it works on, whose cache is of C.
+template <mistral::Scalar S, mistral::CacheScalar C, class D>
 class Generator {
   public:
     /// Throws Cancelled after Ctrl-C.
@@ -63,7 +71,7 @@ class Generator {
     const Report& report() const { return report_; }
 
   private:
-    using Model = mistral::MistralModel<S>;
+    using Model = mistral::MistralModel<S, D>;
 
     static constexpr Index chunk = 128;  // Ctrl-C is seen between chunks of the prompt
 
@@ -83,7 +91,7 @@ class Generator {
         };
         load.stop = interruptible.token();
         load.packed_file = options.cache;
-        auto model = Model::load(options.model, mistral::Cpu(options.threads), load);
+        auto model = Model::load(options.model, make_device<D>(options), load);
         if (interruptible.stopped()) throw mistral::Cancelled("loading was cancelled");
         return model;
     }
@@ -170,9 +178,9 @@ class Generator {
     Report report_;
 };
 
-template <mistral::Scalar S, mistral::CacheScalar C>
+template <mistral::Scalar S, mistral::CacheScalar C, class D>
 int run(const Options& options) {
-    Generator<S, C> generator(options);
+    Generator<S, C, D> generator(options);
     if (options.chat)
         generator.chat();
     else

@@ -15,6 +15,7 @@
 #include <iterator>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <vector>
 
@@ -33,6 +34,7 @@ struct Options {
     std::optional<Index> window;       ///< instead of the checkpoint's; no_window for none
     std::optional<Index> context;      ///< positions kept by layers without a window
     Index threads = 0;
+    std::optional<int> gpu;  ///< instead of the processor
 
     std::string prompt;
     std::string system;
@@ -110,6 +112,9 @@ class CommandLine {
                 "--draft-tokens", options_.sampling.draft_tokens,
                 "Tokens to guess ahead from earlier text, 0 to 16: the same text, faster where it repeats itself")
             ->capture_default_str();
+        app_.add_option("--device", device_, "What computes: cpu, or the GPU cuda, cuda:1 and so on")
+            ->type_name("cpu|cuda[:N]")
+            ->capture_default_str();
         app_.add_option("-t,--threads", options_.threads, "Threads, 0 for one per core")->capture_default_str();
     }
 
@@ -150,6 +155,9 @@ class CommandLine {
         if (options_.cache && options_.dtype != "q8" && options_.dtype != "q4")
             throw UsageError("--cache is for the weights of --dtype q8 or q4, and --dtype is " + options_.dtype);
         options_.window = window();
+        options_.gpu = gpu();
+        if (options_.gpu && options_.kv_dtype != "auto")
+            throw UsageError("--kv-dtype " + options_.kv_dtype + " goes with --device cpu only");
         options_.prompt = prompt();
     }
 
@@ -162,6 +170,19 @@ class CommandLine {
         if (end != last || error != std::errc() || window <= 0)
             throw UsageError("--window is " + window_ + ", expected auto, none, or a number above 0");
         return window;
+    }
+
+    std::optional<int> gpu() const {
+        constexpr std::string_view cuda = "cuda";
+        if (device_ == "cpu") return std::nullopt;
+        if (device_ == cuda) return 0;
+        int ordinal = 0;
+        const char* const last = device_.data() + device_.size();
+        const bool is_numbered = device_.starts_with("cuda:");
+        const auto [end, error] = std::from_chars(is_numbered ? device_.data() + cuda.size() + 1 : last, last, ordinal);
+        if (!is_numbered || end != last || error != std::errc() || ordinal < 0)
+            throw UsageError("--device is " + device_ + ", expected cpu, cuda, or cuda:N with the number of a GPU");
+        return ordinal;
     }
 
     std::string prompt() const {
@@ -193,6 +214,7 @@ class CommandLine {
     std::string prompt_;
     std::string file_;
     std::string window_ = "auto";
+    std::string device_ = "cpu";
 };
 
 }  // namespace generator

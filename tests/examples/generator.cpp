@@ -63,6 +63,20 @@ TEST_CASE("one seed gives one text, whatever the number of threads") {
     CHECK(generate("ROMEO: -n 100 --seed 8").out != one.out);
 }
 
+TEST_CASE("a GPU writes what the processor does, and where there is none, the error says so") {
+    const std::string arguments = "ROMEO: -n 500 --temperature 0 --quiet";
+    const Result gpu = generate(arguments + " --device cuda");
+    CAPTURE(gpu.err);
+    if (gpu.status == 0) {
+        CHECK(gpu.out == generate(arguments).out);
+    } else {
+        CHECK(gpu.out.empty());
+        const bool says_so = gpu.err.find("there is no GPU to be had") != gpu.err.npos ||
+                             gpu.err.find("was built without CUDA") != gpu.err.npos;
+        CHECK(says_so);
+    }
+}
+
 TEST_CASE("guessing ahead changes no text, with figures that say how often it was right") {
     for (const std::string options : {"--temperature 0", "--seed 7"}) {
         const std::string arguments = "'O Romeo, Romeo! O Romeo, Romeo! O Romeo,' -n 200 " + options;
@@ -240,6 +254,10 @@ TEST_CASE("a mistake in the call is named in one line, with what was expected, a
         {"x --dtype int3", "double,float,half,bfloat16,q8,q4"},
         {"x --kv-dtype int3", "auto,q8"},
         {"x --kv-dtype q8 --dtype float", "--dtype bfloat16, q8 or q4, and --dtype is float"},
+        {"x --device gpu", "expected cpu, cuda, or cuda:N"},
+        {"x --device cuda:-1", "expected cpu, cuda, or cuda:N"},
+        {"x --device cuda --kv-dtype q8", "--device cpu only"},
+        {"x --device cuda --dtype double", "--device cpu only"},
         {"x --cache file", "--dtype q8 or q4"},
         {"x --cache file --dtype half", "--dtype q8 or q4"},
         {"x --alternatives 2", "--json"},

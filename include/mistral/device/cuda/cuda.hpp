@@ -1,0 +1,223 @@
+#pragma once
+
+#include <mistral/base/config.hpp>
+#include <mistral/base/error.hpp>
+#include <mistral/base/host_matrix.hpp>
+#include <mistral/base/matrix_view.hpp>
+#include <mistral/base/ring.hpp>
+#include <mistral/base/shape.hpp>
+#include <mistral/device/cuda/check.hpp>
+#include <mistral/device/cuda/cuda_workspace.hpp>
+#include <mistral/device/cuda/device_buffer.hpp>
+#include <mistral/device/cuda/device_matrix.hpp>
+#include <mistral/device/cuda/gpu.hpp>
+#include <mistral/device/cuda/kernels.hpp>
+#include <mistral/device/cuda/matrix_product.hpp>
+#include <mistral/device/device.hpp>
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <cassert>
+#include <concepts>
+#include <cstddef>
+#include <memory>
+#include <utility>
+
+namespace mistral {
+
+/// How a GPU keeps a matrix.
+template <class T>
+struct DeviceMatrixOf {
+    using type = DeviceMatrix<T>;
+};
+template <QuantizedScalar Q>
+struct DeviceMatrixOf<Q> {
+    using type = QuantizedDeviceMatrix<Q>;
+};
+
+/// One NVIDIA GPU, by CUDA. The verbs are those of `Device`, for weights in float, half, bfloat16, Q8 and Q4 and caches
+/// in float, half and bfloat16; each workspace has a stream of its own, so that sequences on several threads compute at
+/// the same time. Up to 16 tokens multiply activations in float, which is as fast as memory; more are rounded to the
+/// type of the weights, bfloat16 for Q8 and Q4, and go to tensor cores, so that a token's last bits depend on the
+/// chunk that it comes in. All verbs throw Error where CUDA fails.
+class Cuda {
+  public:
+    template <class T>
+    using Buffer = DeviceBuffer<T>;
+    template <class T>
+    using Matrix = typename DeviceMatrixOf<T>::type;
+    using Workspace = CudaWorkspace;
+
+    /// The GPU of that ordinal, as CUDA counts them from 0. Throws Error where there is none, or one before Ampere.
+    explicit Cuda(int ordinal = 0) : gpu_(std::make_shared<cuda::Gpu>(ordinal)) {}
+
+    [[nodiscard]] int ordinal() const { return gpu_->ordinal(); }
+
+    template <class T>
+    [[nodiscard]] Buffer<T> buffer(Index size) const {
+        return {gpu_, size};
+    }
+    [[nodiscard]] Workspace workspace() const { return Workspace(gpu_); }
+
+    template <class T>
+    [[nodiscard]] Matrix<T> matrix(const HostMatrix<T>& weights) const {
+        return {gpu_, weights};
+    }
+    template <QuantizedScalar Q, class Read>
+    [[nodiscard]] Matrix<Q> quantize(Index rows, Index cols, Read&& read) const {
+        return Matrix<Q>::quantize(gpu_, rows, cols, read);
+    }
+    template <QuantizedScalar Q>
+    [[nodiscard]] Matrix<Q> mapped(const std::shared_ptr<const void>&, const std::byte* data, Index rows,
+                                   Index cols) const {
+        return {gpu_, data, rows, cols};
+    }
+
+    template <class S>
+    void embed(MatrixView<const Token> tokens, const DeviceMatrix<S>& table, MatrixView<float> out,
+               Workspace& workspace) const {
+        const auto current = this->current();
+        cuda::embed(workspace.stream(), tokens.data(), table.view(), out);
+    }
+
+    void rms_norm(MatrixView<const float> x, const DeviceMatrix<float>& weight, double eps, MatrixView<float> out,
+                  Workspace& workspace) const {
+        const auto current = this->current();
+        cuda::rms_norm(workspace.stream(), x, weight.view().data(), static_cast<float>(eps), out);
+    }
+
+    template <class M, std::size_t count>
+    void multiply(MatrixView<const float> x, const std::array<Product<M, float>, count>& products, Update update,
+                  Workspace& workspace) const {
+        const auto current = this->current();
+        if (x.rows() > cuda::few_tokens) return multiply_many(x, products, update, workspace);
+        for (const auto& product : products)
+            cuda::multiply(workspace.stream(), x, product.weights.view(), product.out, update);
+    }
+
+    void rotate(MatrixView<float> x, Index position, const DeviceMatrix<float>& frequencies, RotaryPairing pairing,
+                Workspace& workspace) const {
+        const auto current = this->current();
+        cuda::rotate(workspace.stream(), x, workspace.position(position), frequencies.view().data(),
+                     2 * frequencies.cols(), pairing);
+    }
+
+    template <class C>
+    void convert(MatrixView<const float> x, Index, MatrixView<C> out, Workspace& workspace) const {
+        const auto current = this->current();
+        cuda::convert(workspace.stream(), x, out);
+    }
+
+    template <class C>
+    void append(MatrixView<const C> keys, MatrixView<const C> values, const Ring& ring, KeyValueStore<C> store,
+                Workspace& workspace) const {
+        const auto current = this->current();
+        cuda::append(workspace.stream(), keys, values, workspace.position(ring.next_position()), store);
+    }
+
+    template <class C>
+    void attend(MatrixView<const float> queries, MatrixView<const C> keys, MatrixView<const C> values, const Ring& ring,
+                KeyValueStore<C> store, const Shape& shape, MatrixView<float> out, Workspace& workspace) const {
+        const auto current = this->current();
+        auto frame = workspace.frame();
+        const Index bytes = cuda::attention_scratch<C>(queries.rows(), store.capacity, shape);
+        const auto scratch = frame.template matrix<std::byte>(1, bytes);
+        cuda::attend<C>(workspace.stream(),
+                        {.queries = queries,
+                         .position = workspace.position(ring.next_position()),
+                         .cache = store,
+                         .keys = keys,
+                         .values = values,
+                         .shape = shape,
+                         .out = out},
+                        scratch.data());
+    }
+
+    void swiglu(MatrixView<const float> gate, MatrixView<const float> up, MatrixView<float> out,
+                Workspace& workspace) const {
+        const auto current = this->current();
+        cuda::swiglu(workspace.stream(), gate, up, out);
+    }
+
+    template <class T>
+    void copy(MatrixView<const T> from, MatrixView<T> to, Workspace& workspace) const {
+        copy(from, to, cudaMemcpyDeviceToDevice, workspace);
+    }
+    template <class T>
+    void copy_in(MatrixView<const T> from, MatrixView<T> to, Workspace& workspace) const {
+        copy(from, to, cudaMemcpyHostToDevice, workspace);
+    }
+    template <class T>
+    void copy_out(MatrixView<const T> from, MatrixView<T> to, Workspace& workspace) const {
+        copy(from, to, cudaMemcpyDeviceToHost, workspace);
+    }
+
+    /// Passes of one token are recorded and repeated; others are performed.
+    template <class Body>
+    bool perform(const Pass& pass, Workspace& workspace, Body&& body) const {
+        const auto current = this->current();
+        if (pass.tokens == 1) return workspace.perform(pass, body);
+        body();
+        return true;
+    }
+
+    void finish(Workspace& workspace) const { workspace.finish(); }
+
+  private:
+    [[nodiscard]] cuda::CurrentGpu current() const { return cuda::CurrentGpu(gpu_->ordinal()); }
+
+    template <class S, std::size_t count>
+    void multiply_many(MatrixView<const float> x, const std::array<Product<DeviceMatrix<S>, float>, count>& products,
+                       Update update, Workspace& workspace) const {
+        auto frame = workspace.frame();
+        const auto scratch = frame.template matrix<std::byte>(1, cuda::MatrixProduct::scratch_bytes);
+        const auto rounded = round_to<S>(x, frame, workspace);
+        for (const auto& product : products)
+            gpu_->product().run(workspace.stream(), rounded, product.weights.view(), product.out, update,
+                                scratch.data());
+    }
+
+    template <QuantizedScalar Q, std::size_t count>
+    void multiply_many(MatrixView<const float> x,
+                       const std::array<Product<QuantizedDeviceMatrix<Q>, float>, count>& products, Update update,
+                       Workspace& workspace) const {
+        auto frame = workspace.frame();
+        const auto scratch = frame.template matrix<std::byte>(1, cuda::MatrixProduct::scratch_bytes);
+        const auto rounded = round_to<bfloat16>(x, frame, workspace);
+        for (const auto& product : products) {
+            auto inner = workspace.frame();
+            const auto weights = inner.template matrix<bfloat16>(product.weights.rows(), product.weights.cols());
+            cuda::dequantize(workspace.stream(), product.weights.view(), weights);
+            gpu_->product().run<bfloat16>(workspace.stream(), rounded, weights, product.out, update, scratch.data());
+        }
+    }
+
+    template <class S, class Frame>
+    static MatrixView<const S> round_to(MatrixView<const float> x, Frame& frame, Workspace& workspace) {
+        if constexpr (std::same_as<S, float>) {
+            return x;
+        } else {
+            const auto rounded = frame.template matrix<S>(x.rows(), x.cols());
+            cuda::convert(workspace.stream(), x, rounded);
+            return rounded;
+        }
+    }
+
+    template <class T>
+    void copy(MatrixView<const T> from, MatrixView<T> to, cudaMemcpyKind kind, Workspace& workspace) const {
+        assert(from.rows() == to.rows() && from.cols() == to.cols());
+        if (from.rows() == 0 || from.cols() == 0) return;
+        const auto current = this->current();
+        const auto bytes = [](Index elements) { return static_cast<std::size_t>(elements) * sizeof(T); };
+        MISTRAL_CUDA(cudaMemcpy2DAsync(to.data(), bytes(to.stride()), from.data(), bytes(from.stride()),
+                                       bytes(from.cols()), static_cast<std::size_t>(from.rows()), kind,
+                                       workspace.stream()));
+    }
+
+    std::shared_ptr<cuda::Gpu> gpu_;
+};
+
+static_assert(Device<Cuda>);
+
+}  // namespace mistral
