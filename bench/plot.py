@@ -64,8 +64,9 @@ def roofline(rows):
         return None
     figure, ax = axes(height=0.6 + 0.36 * len(present))
     for i, (_, row) in enumerate(present):
-        ax.barh(i, 100 * row["of_limit"], color=LIMITS[row["label"]], height=0.62)
-        ax.text(min(100, 100 * row["of_limit"]) - 1, i, f"{100 * row['of_limit']:.0f} %", color="white", va="center", ha="right")
+        percent = 100 * row["of_limit"]
+        ax.barh(i, percent, color=LIMITS[row["label"]], height=0.62)
+        ax.text(min(100, percent) - 1, i, f"{percent:.0f} %", color="white", va="center", ha="right")
     ax.set_yticks(range(len(present)), [text for text, _ in present])
     ax.invert_yaxis()
     ax.set_xlim(0, 100)
@@ -88,8 +89,7 @@ def decode(rows):
     bandwidth = statistics.mean(row["read_GB/s"] for _, points in curves for _, row in points)
     for (size, points), color in zip(curves, (WITH, WITHOUT)):
         times = [1000 / row["tokens/s"] * row["read_GB/s"] / bandwidth for _, row in points]
-        ax.plot([x for x, _ in points], times, "o-", color=color,
-                label=f"window of {size}" if size else "no window")
+        ax.plot([x for x, _ in points], times, "o-", color=color, label=f"window of {size}" if size else "no window")
     position_axis(ax, "position", [x for _, points in curves for x, _ in points])
     ax.set_ylim(bottom=0)
     ax.set_ylabel(f"ms per token, at {bandwidth:.0f} GB/s")

@@ -20,6 +20,12 @@ namespace mistral {
 inline constexpr int quantization_version = 1;
 
 inline constexpr Index group_size = 64;
+
+/// Groups of a row of so many inputs, the last one padded.
+[[nodiscard]] constexpr Index groups_of(Index inputs) {
+    return (inputs + group_size - 1) / group_size;
+}
+
 inline constexpr float level_unit = 128;        ///< keeps scales near the weights, inside the range of binary16
 inline constexpr float largest_weight = 32768;  ///< that scales can stand for, with room for those that cut it off
 
@@ -28,6 +34,11 @@ inline constexpr float largest_weight = 32768;  ///< that scales can stand for, 
 /// tenth below that of sixteen equally spaced levels in groups of 32, whose scales cost twice as much.
 inline constexpr std::array<std::int8_t, 16> q4_levels{-127, -100, -79, -62, -47, -34, -21, -10,
                                                        2,    13,   25,  37,  50,  66,  84,  109};
+
+/// Which of them a level is.
+[[nodiscard]] inline std::size_t q4_index(std::int8_t level) {
+    return static_cast<std::size_t>(std::lower_bound(q4_levels.begin(), q4_levels.end(), level) - q4_levels.begin());
+}
 
 /// The weights of one group, and their levels while they are being chosen.
 using GroupValues = std::array<float, static_cast<std::size_t>(group_size)>;
@@ -140,6 +151,18 @@ class ScaleSearch {
 template <QuantizedScalar Q>
 [[nodiscard]] QuantizedGroup quantize(const GroupValues& weights) {
     return ScaleSearch<Q>(weights).best();
+}
+
+/// Quantises a row of `cols` weights, behind which there is room to pad the last group with zeros, and calls
+/// visit(group, QuantizedGroup) for all its groups in order.
+template <QuantizedScalar Q, class Visit>
+void for_each_quantized_group(float* row, Index cols, Visit&& visit) {
+    std::fill(row + cols, row + groups_of(cols) * group_size, 0.0f);
+    for (Index group = 0; group < groups_of(cols); ++group) {
+        GroupValues weights;
+        std::copy_n(row + group * group_size, group_size, weights.begin());
+        visit(group, quantize<Q>(weights));
+    }
 }
 
 }  // namespace mistral

@@ -7,14 +7,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "emulation/emulation.hpp"
-#include "model/goldens.hpp"
+#include "model/golden_models.hpp"
 
 using namespace mistral;
 
@@ -23,15 +22,7 @@ namespace {
 /// Logits [tokens, vocab_size] of `tokens`, so many at a time.
 template <class C, class Model>
 std::vector<float> logits_of(const Model& model, std::span<const Token> tokens, Index chunk) {
-    typename Model::template State<C> state(model.device(), model.config());
-    const Index vocab = model.config().vocab_size;
-    std::vector<float> logits(tokens.size() * static_cast<std::size_t>(vocab));
-    for (float* to = logits.data(); !tokens.empty(); to += std::min<Index>(chunk, std::ssize(tokens)) * vocab,
-                tokens = tokens.subspan(std::min(static_cast<std::size_t>(chunk), tokens.size()))) {
-        const auto now = tokens.first(std::min(static_cast<std::size_t>(chunk), tokens.size()));
-        model.template forward<C>(now, state, {to, std::ssize(now), vocab});
-    }
-    return logits;
+    return goldens::logits_of<Model, C>(model, tokens, std::span<const Index>(&chunk, 1));
 }
 
 double largest_difference(const std::vector<float>& found, const std::vector<double>& expected) {
@@ -44,21 +35,6 @@ double largest_difference(const std::vector<float>& found, const std::vector<dou
     return largest;
 }
 
-/// Calls visit(about, directory, tokens, exact logits) for every checkpoint that transformers was asked about.
-template <class Visit>
-void for_each_golden(Visit&& visit) {
-    const std::string root = MISTRAL_TEST_DATA "/reference/";
-    const auto list = nlohmann::json::parse(std::ifstream(root + "goldens.json")).at("configs");
-    REQUIRE(list.size() >= 10);
-    for (const auto& about : list) {
-        const std::string directory = root + about.at("name").get<std::string>();
-        CAPTURE(directory);
-        const goldens::File file(directory + "/logits.safetensors");
-        const auto tokens = file.matrix("tokens").values;
-        visit(about, directory, std::vector<Token>(tokens.begin(), tokens.end()), file.matrix("logits_f64"));
-    }
-}
-
 std::vector<Token> some_tokens(Index count, Index vocab) {
     plain::Random random(9);
     return random.tokens(count, vocab);
@@ -69,20 +45,24 @@ std::vector<Token> some_tokens(Index count, Index vocab) {
 TEST_CASE("eighteen configurations agree with transformers, one token at a time and in chunks") {
     const Cuda device;
     std::size_t turn = 0;
-    for_each_golden([&](const auto& about, const std::string& directory, const auto& tokens, const auto& exact) {
-        const double largest = *std::max_element(exact.values.begin(), exact.values.end());
-        const auto bar = [&](const char* type) { return 2 * about.at(type).at("max_abs").template get<double>(); };
+    const auto all = goldens::Golden::all();
+    REQUIRE(all.size() >= 10);
+    for (const goldens::Golden& golden : all) {
+        CAPTURE(golden.directory);
+        const std::vector<double>& exact = golden.exact.values;
+        const double largest = *std::max_element(exact.begin(), exact.end());
+        const auto bar = [&](const char* type) { return 2 * golden.about.at(type).at("max_abs").get<double>(); };
         const auto logits = [&]<class S>(S, Index chunk) {
-            return logits_of<S>(MistralModel<S, Cuda>::load(directory, device), tokens, chunk);
+            return logits_of<S>(MistralModel<S, Cuda>::load(golden.directory, device), golden.tokens, chunk);
         };
         // Chunks take turns, as the emulation takes its time: a token, few that are multiplied as one is, and many.
         const auto chunk = [&] { return std::array<Index, 4>{1, 1000, 5, 1000}[turn++ % 4]; };
         // Arithmetic in float: the bar of the processor's.
-        CHECK(largest_difference(logits(float{}, chunk()), exact.values) < 1e-5 * largest);
+        CHECK(largest_difference(logits(float{}, chunk()), exact) < 1e-5 * largest);
         // Weights and cache in 16 bits: at most twice the difference that torch shows, as on the processor.
-        CHECK(largest_difference(logits(bfloat16{}, chunk()), exact.values) < bar("torch_bf16"));
-        CHECK(largest_difference(logits(half{}, chunk()), exact.values) < bar("torch_f16"));
-    });
+        CHECK(largest_difference(logits(bfloat16{}, chunk()), exact) < bar("torch_bf16"));
+        CHECK(largest_difference(logits(half{}, chunk()), exact) < bar("torch_f16"));
+    }
 }
 
 TEST_CASE_TEMPLATE("quantised weights are those of the processor", Q, Q8, Q4) {

@@ -221,7 +221,7 @@ void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Produ
     auto frame = workspace.frame();
     // One group more keeps rows from lying a power of two apart, where they would share few lines of a cache.
     using Group = TokenGroup<planes>;
-    const auto tokens = frame.template matrix<Group>(x.rows(), (x.cols() + group_size - 1) / group_size + 1);
+    const auto tokens = frame.template matrix<Group>(x.rows(), groups_of(x.cols()) + 1);
     pool.for_each(x.rows(), [&](Index, Index t) noexcept { quantize_row(x.row(t), x.cols(), tokens.row(t)); });
     const auto size = [&](const PackedMatrix<Q>& weights) {
         constexpr Index token_multiple = 12;  // of the tokens of a tile

@@ -60,12 +60,9 @@ class PackedMatrix {
             float* const row = scratch.data() + worker * width;
             for (Index r = 0; r < std::min(panel_rows, rows_ - panel * panel_rows); ++r) {
                 read(panel * panel_rows + r, row);
-                std::fill(row + cols_, row + width, 0.0f);
-                for (Index g = 0; g < groups(); ++g) {
-                    GroupValues weights;
-                    std::copy_n(row + g * group_size, group_size, weights.begin());
-                    write(quantize<Q>(weights), r, to + g * group_bytes);
-                }
+                for_each_quantized_group<Q>(row, cols_, [&](Index group, const QuantizedGroup& quantized) {
+                    write(quantized, r, to + group * group_bytes);
+                });
             }
         });
     }
@@ -73,7 +70,7 @@ class PackedMatrix {
     [[nodiscard]] Index rows() const { return rows_; }
     [[nodiscard]] Index cols() const { return cols_; }
     [[nodiscard]] Index panels() const { return (rows_ + panel_rows - 1) / panel_rows; }
-    [[nodiscard]] Index groups() const { return (cols_ + group_size - 1) / group_size; }
+    [[nodiscard]] Index groups() const { return groups_of(cols_); }
     [[nodiscard]] Index panel_bytes() const { return groups() * group_bytes; }
     [[nodiscard]] const std::byte* panel(Index i) const { return data_ + i * panel_bytes(); }
 
@@ -113,8 +110,7 @@ class PackedMatrix {
             if constexpr (std::same_as<Q, Q8>) {
                 code = static_cast<std::byte>(level + 128);
             } else {
-                const auto index = static_cast<std::byte>(std::lower_bound(q4_levels.begin(), q4_levels.end(), level) -
-                                                          q4_levels.begin());
+                const auto index = static_cast<std::byte>(q4_index(level));
                 code |= in_upper_half(i) ? index << 4 : index;
             }
         }

@@ -2,6 +2,7 @@
 
 #include <mistral/base/shape.hpp>
 #include <mistral/base/types.hpp>
+#include <mistral/device/cuda/launch_shapes.hpp>
 #include <mistral/scalar/types.hpp>
 
 #include <algorithm>
@@ -30,9 +31,7 @@ struct RangeBlocks {
     [[nodiscard]] constexpr Index keys() const { return 128 / element_bytes; }
 
     /// Chunks of a row of keys or values, padded to whole ones.
-    [[nodiscard]] constexpr Index row_chunks() const {
-        return (head_dim * element_bytes + chunk_bytes - 1) / chunk_bytes;
-    }
+    [[nodiscard]] constexpr Index row_chunks() const { return divide_up(head_dim * element_bytes, chunk_bytes); }
     /// Threads that load a row, one chunk each: a power of two, so that others load the next rows.
     [[nodiscard]] constexpr Index row_threads() const {
         Index bits = row_chunks() - 1;  // as std::bit_ceil, of which nvcc 13.0 makes 1 in kernels
@@ -90,9 +89,7 @@ struct TileBlocks {
         return (queries + 2 * keys) * head_dim * 2 + queries * 2 * Index{sizeof(Index)};
     }
 
-    [[nodiscard]] static constexpr Index tiles(Index tokens, Index group) {
-        return (tokens * group + queries - 1) / queries;
-    }
+    [[nodiscard]] static constexpr Index tiles(Index tokens, Index group) { return divide_up(tokens * group, queries); }
 };
 
 }  // namespace mistral::cuda

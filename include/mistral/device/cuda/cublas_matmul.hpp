@@ -3,6 +3,7 @@
 #include <mistral/base/error.hpp>
 #include <mistral/base/types.hpp>
 #include <mistral/device/cuda/cublas.hpp>
+#include <mistral/device/cuda/owned.hpp>
 #include <mistral/device/device.hpp>
 #include <mistral/scalar/types.hpp>
 

@@ -167,30 +167,29 @@ class Cuda {
   private:
     [[nodiscard]] cuda::CurrentGpu current() const { return cuda::CurrentGpu(gpu_->ordinal()); }
 
-    template <class S, std::size_t count>
-    void multiply_many(MatrixView<const float> x, const std::array<Product<DeviceMatrix<S>, float>, count>& products,
-                       Update update, Workspace& workspace) const {
-        auto frame = workspace.frame();
-        const auto scratch = frame.template matrix<std::byte>(1, cuda::MatrixProduct::scratch_bytes);
-        const auto rounded = round_to<S>(x, frame, workspace);
-        for (const auto& product : products)
-            gpu_->product().run(workspace.stream(), rounded, product.weights.view(), product.out, update,
-                                scratch.data());
-    }
-
-    template <QuantizedScalar Q, std::size_t count>
-    void multiply_many(MatrixView<const float> x,
-                       const std::array<Product<QuantizedDeviceMatrix<Q>, float>, count>& products, Update update,
+    template <class M, std::size_t count>
+    void multiply_many(MatrixView<const float> x, const std::array<Product<M, float>, count>& products, Update update,
                        Workspace& workspace) const {
         auto frame = workspace.frame();
         const auto scratch = frame.template matrix<std::byte>(1, cuda::MatrixProduct::scratch_bytes);
-        const auto rounded = round_to<bfloat16>(x, frame, workspace);
+        const auto rounded = round_to<typename M::ProductScalar>(x, frame, workspace);
         for (const auto& product : products) {
             auto inner = workspace.frame();
-            const auto weights = inner.template matrix<bfloat16>(product.weights.rows(), product.weights.cols());
-            cuda::dequantize(workspace.stream(), product.weights.view(), weights);
-            gpu_->product().run<bfloat16>(workspace.stream(), rounded, weights, product.out, update, scratch.data());
+            gpu_->product().run(workspace.stream(), rounded, dense(product.weights, inner, workspace), product.out,
+                                update, scratch.data());
         }
+    }
+
+    template <class S, class Frame>
+    static MatrixView<const S> dense(const DeviceMatrix<S>& weights, Frame&, Workspace&) {
+        return weights.view();
+    }
+    template <QuantizedScalar Q, class Frame>
+    static MatrixView<const bfloat16> dense(const QuantizedDeviceMatrix<Q>& weights, Frame& frame,
+                                            Workspace& workspace) {
+        const auto all = frame.template matrix<bfloat16>(weights.rows(), weights.cols());
+        cuda::dequantize(workspace.stream(), weights.view(), all);
+        return all;
     }
 
     template <class S, class Frame>

@@ -46,15 +46,17 @@ class CudaWorkspace {
     template <class Body>
     bool perform(const Pass& pass, Body&& body) {
         static_cast<void>(position(pass.position));
-        std::optional<cuda::RecordedPass>& recorded = passes_[{pass.model, pass.tokens, pass.logits}];
-        if (!recorded) {
+        const Kind kind{pass.model, pass.tokens, pass.logits};
+        const auto found = passes_.find(kind);
+        if (found == passes_.end()) {
             body();
-            recorded.emplace();
+            passes_.try_emplace(kind);
             return true;
         }
-        const bool is_new = !*recorded;
+        cuda::RecordedPass& recorded = found->second;
+        const bool is_new = !recorded;
         if (is_new) recorded = cuda::RecordedPass(stream(), body);
-        recorded->run(stream());
+        recorded.run(stream());
         return is_new;
     }
 
@@ -75,8 +77,8 @@ class CudaWorkspace {
     BasicWorkspace<DeviceBuffer<std::byte>, Allocate> scratch_;
     DeviceBuffer<Index> position_memory_;
     std::optional<Index> position_;
-    std::map<Kind, std::optional<cuda::RecordedPass>> passes_;
-    cuda::Stream stream_;  // the last, so that it waits before anything else goes
+    std::map<Kind, cuda::RecordedPass> passes_;  // of kinds that were performed, recorded or not yet
+    cuda::Stream stream_;                        // the last, so that it waits before anything else goes
 };
 
 }  // namespace mistral

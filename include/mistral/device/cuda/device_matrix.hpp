@@ -28,6 +28,9 @@ class DeviceMatrix {
                   "GPUs compute with float, half, bfloat16, Q8 and Q4");
 
   public:
+    /// What products with many tokens take it as.
+    using ProductScalar = T;
+
     DeviceMatrix() = default;
     DeviceMatrix(const std::shared_ptr<cuda::Gpu>& gpu, const HostMatrix<T>& from)
         : memory_(std::make_shared<DeviceBuffer<T>>(gpu, from.rows() * from.cols())),
@@ -59,6 +62,7 @@ template <QuantizedScalar Q>
 class QuantizedDeviceMatrix {
   public:
     using View = cuda::QuantizedView<Q>;
+    using ProductScalar = bfloat16;
 
     /// Names the order in files: another text for another order.
     static constexpr std::string_view layout = "tiles of 4 rows for GPUs, version 1";
@@ -89,12 +93,9 @@ class QuantizedDeviceMatrix {
             float* const row = scratch.data() + worker * width;
             for (Index r = tile * View::tile_rows; r < std::min(rows, (tile + 1) * View::tile_rows); ++r) {
                 read(r, row);
-                std::fill(row + cols, row + width, 0.0f);
-                for (Index group = 0; group < shape.groups(); ++group) {
-                    GroupValues weights;
-                    std::copy_n(row + group * group_size, group_size, weights.begin());
-                    write(mistral::quantize<Q>(weights), shape, r, group, bytes.data());
-                }
+                for_each_quantized_group<Q>(row, cols, [&](Index group, const QuantizedGroup& quantized) {
+                    write(quantized, shape, r, group, bytes.data());
+                });
             }
         });
         return QuantizedDeviceMatrix(gpu, bytes.data(), rows, cols);
@@ -138,8 +139,7 @@ class QuantizedDeviceMatrix {
             if constexpr (std::same_as<Q, Q8>) {
                 code = static_cast<std::byte>(level);
             } else {
-                const auto index = static_cast<std::byte>(std::lower_bound(q4_levels.begin(), q4_levels.end(), level) -
-                                                          q4_levels.begin());
+                const auto index = static_cast<std::byte>(q4_index(level));
                 code |= i % 2 == 0 ? index : index << 4;
             }
         }

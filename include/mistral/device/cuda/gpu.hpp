@@ -3,11 +3,10 @@
 #include <mistral/base/error.hpp>
 #include <mistral/device/cuda/check.hpp>
 #include <mistral/device/cuda/matrix_product.hpp>
+#include <mistral/device/cuda/owned.hpp>
 #include <mistral/device/cuda/pinned_upload.hpp>
 
 #include <cuda_runtime_api.h>
-
-#include <utility>
 
 namespace mistral::cuda {
 
@@ -35,24 +34,23 @@ class CurrentGpu {
 class Stream {
   public:
     /// On the current GPU.
-    Stream() { MISTRAL_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
-    /// Waits for its work, as what that works on may go next.
-    ~Stream() {
-        if (stream_ == nullptr) return;
-        static_cast<void>(cudaStreamSynchronize(stream_));
-        static_cast<void>(cudaStreamDestroy(stream_));
-    }
-    Stream(Stream&& other) noexcept : stream_(std::exchange(other.stream_, nullptr)) {}
-    Stream& operator=(Stream&& other) noexcept {
-        std::swap(stream_, other.stream_);
-        return *this;
+    Stream() {
+        cudaStream_t stream = nullptr;
+        MISTRAL_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+        stream_.reset(stream);
     }
 
-    [[nodiscard]] cudaStream_t get() const { return stream_; }
-    void synchronize() const { MISTRAL_CUDA(cudaStreamSynchronize(stream_)); }
+    [[nodiscard]] cudaStream_t get() const { return stream_.get(); }
+    void synchronize() const { MISTRAL_CUDA(cudaStreamSynchronize(get())); }
 
   private:
-    cudaStream_t stream_ = nullptr;
+    /// Waits first, as what the stream works on may go next.
+    static cudaError_t finish_and_destroy(cudaStream_t stream) {
+        static_cast<void>(cudaStreamSynchronize(stream));
+        return cudaStreamDestroy(stream);
+    }
+
+    Owned<cudaStream_t, finish_and_destroy> stream_;
 };
 
 /// One GPU as all that use it share it: a stream for memory, a way into that memory, and the products of many tokens.

@@ -54,7 +54,7 @@ struct QuantizedView {
     Index rows = 0;
     Index cols = 0;
 
-    [[nodiscard]] constexpr Index groups() const { return (cols + group_size - 1) / group_size; }
+    [[nodiscard]] constexpr Index groups() const { return groups_of(cols); }
     [[nodiscard]] constexpr Index row_tiles() const { return (rows + tile_rows - 1) / tile_rows; }
     [[nodiscard]] constexpr Index tiles_of_row() const { return groups() * (group_size / tile_cols); }
     [[nodiscard]] constexpr Index code_bytes() const { return row_tiles() * tiles_of_row() * tile_bytes; }

@@ -4,7 +4,9 @@
 #include <mistral/base/matrix_view.hpp>
 #include <mistral/base/types.hpp>
 #include <mistral/device/cuda/check.hpp>
+#include <mistral/device/cuda/cublas.hpp>
 #include <mistral/device/cuda/cublas_matmul.hpp>
+#include <mistral/device/cuda/owned.hpp>
 #include <mistral/device/device.hpp>
 
 #include <cuda_runtime_api.h>

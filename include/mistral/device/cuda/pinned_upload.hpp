@@ -2,6 +2,7 @@
 
 #include <mistral/base/types.hpp>
 #include <mistral/device/cuda/check.hpp>
+#include <mistral/device/cuda/owned.hpp>
 
 #include <cuda_runtime_api.h>
 
@@ -17,25 +18,15 @@ namespace mistral::cuda {
 /// a mapped file for example, while the other is on its way.
 class PinnedUpload {
   public:
-    PinnedUpload() = default;
-    ~PinnedUpload() {
-        for (Buffer& buffer : buffers_) {
-            if (buffer.memory != nullptr) static_cast<void>(cudaFreeHost(buffer.memory));
-            if (buffer.sent != nullptr) static_cast<void>(cudaEventDestroy(buffer.sent));
-        }
-    }
-    PinnedUpload(const PinnedUpload&) = delete;
-    PinnedUpload& operator=(const PinnedUpload&) = delete;
-
     /// Puts copies of `bytes` bytes on the stream, and returns once `from` has been read. One thread at a time.
     void copy(const std::byte* from, std::byte* to, std::size_t bytes, cudaStream_t stream) {
         const std::scoped_lock lock(mutex_);
         for (std::size_t done = 0; done < bytes; turn_ = 1 - turn_) {
             Buffer& buffer = ready(turn_);
             const std::size_t count = std::min(buffer_bytes, bytes - done);
-            std::memcpy(buffer.memory, from + done, count);
-            MISTRAL_CUDA(cudaMemcpyAsync(to + done, buffer.memory, count, cudaMemcpyHostToDevice, stream));
-            MISTRAL_CUDA(cudaEventRecord(buffer.sent, stream));
+            std::memcpy(buffer.memory.get(), from + done, count);
+            MISTRAL_CUDA(cudaMemcpyAsync(to + done, buffer.memory.get(), count, cudaMemcpyHostToDevice, stream));
+            MISTRAL_CUDA(cudaEventRecord(buffer.sent.get(), stream));
             done += count;
         }
     }
@@ -44,19 +35,24 @@ class PinnedUpload {
     static constexpr std::size_t buffer_bytes = std::size_t{16} << 20;
 
     struct Buffer {
-        std::byte* memory = nullptr;
-        cudaEvent_t sent = nullptr;
+        Owned<std::byte*, cudaFreeHost> memory;
+        Owned<cudaEvent_t, cudaEventDestroy> sent;
     };
 
     /// The buffer once what it held has been sent. They are made when they are first needed.
     Buffer& ready(std::size_t i) {
         Buffer& buffer = buffers_[i];
-        if (buffer.sent == nullptr)
-            MISTRAL_CUDA(cudaEventCreateWithFlags(&buffer.sent, cudaEventDisableTiming));
-        else
-            MISTRAL_CUDA(cudaEventSynchronize(buffer.sent));
-        if (buffer.memory == nullptr)
-            MISTRAL_CUDA(cudaMallocHost(reinterpret_cast<void**>(&buffer.memory), buffer_bytes));
+        if (buffer.sent == nullptr) {
+            cudaEvent_t event = nullptr;
+            MISTRAL_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+            buffer.sent.reset(event);
+        }
+        MISTRAL_CUDA(cudaEventSynchronize(buffer.sent.get()));
+        if (buffer.memory == nullptr) {
+            void* memory = nullptr;
+            MISTRAL_CUDA(cudaMallocHost(&memory, buffer_bytes));
+            buffer.memory.reset(static_cast<std::byte*>(memory));
+        }
         return buffer;
     }
 

@@ -1,10 +1,9 @@
 #pragma once
 
 #include <mistral/device/cuda/check.hpp>
+#include <mistral/device/cuda/owned.hpp>
 
 #include <cuda_runtime_api.h>
-
-#include <utility>
 
 namespace mistral::cuda {
 
@@ -18,33 +17,30 @@ class RecordedPass {
     RecordedPass(cudaStream_t stream, Body&& body) {
         // Of this thread: others may allocate meanwhile.
         MISTRAL_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-        cudaGraph_t graph = nullptr;
         try {
             body();
         } catch (...) {
-            if (cudaStreamEndCapture(stream, &graph) == cudaSuccess) static_cast<void>(cudaGraphDestroy(graph));
+            cudaGraph_t dropped = nullptr;
+            static_cast<void>(cudaStreamEndCapture(stream, &dropped));
+            static_cast<void>(Graph(dropped));
             throw;
         }
-        MISTRAL_CUDA(cudaStreamEndCapture(stream, &graph));
-        const cudaError_t status = cudaGraphInstantiate(&graph_, graph, 0);
-        static_cast<void>(cudaGraphDestroy(graph));
-        check(status, "cudaGraphInstantiate", __FILE__, __LINE__);
-    }
-    ~RecordedPass() {
-        if (graph_ != nullptr) static_cast<void>(cudaGraphExecDestroy(graph_));
-    }
-    RecordedPass(RecordedPass&& other) noexcept : graph_(std::exchange(other.graph_, nullptr)) {}
-    RecordedPass& operator=(RecordedPass&& other) noexcept {
-        std::swap(graph_, other.graph_);
-        return *this;
+        cudaGraph_t ended = nullptr;
+        MISTRAL_CUDA(cudaStreamEndCapture(stream, &ended));
+        const Graph graph(ended);
+        cudaGraphExec_t instance = nullptr;
+        MISTRAL_CUDA(cudaGraphInstantiate(&instance, graph.get(), 0));
+        instance_.reset(instance);
     }
 
-    [[nodiscard]] explicit operator bool() const { return graph_ != nullptr; }
+    [[nodiscard]] explicit operator bool() const { return instance_ != nullptr; }
 
-    void run(cudaStream_t stream) const { MISTRAL_CUDA(cudaGraphLaunch(graph_, stream)); }
+    void run(cudaStream_t stream) const { MISTRAL_CUDA(cudaGraphLaunch(instance_.get(), stream)); }
 
   private:
-    cudaGraphExec_t graph_ = nullptr;
+    using Graph = Owned<cudaGraph_t, cudaGraphDestroy>;
+
+    Owned<cudaGraphExec_t, cudaGraphExecDestroy> instance_;
 };
 
 }  // namespace mistral::cuda

@@ -6,6 +6,7 @@
 
 #include <bit>
 #include <cmath>
+#include <concepts>
 #include <cstdint>
 
 // Fast functions of the GPU are exact ones here: tests' tolerances must allow for what the GPU's err.
@@ -69,52 +70,20 @@ inline float __saturatef(float x) {
 #define __cosf(x) ::cosf(x)
 #define __powf(x, y) ::powf(x, y)
 
-constexpr int min(int a, int b) {
+template <std::integral T>
+constexpr T min(T a, T b) {
     return b < a ? b : a;
 }
-constexpr unsigned min(unsigned a, unsigned b) {
-    return b < a ? b : a;
+template <std::integral T>
+constexpr T max(T a, T b) {
+    return a < b ? b : a;
 }
-constexpr long min(long a, long b) {
-    return b < a ? b : a;
-}
-constexpr unsigned long min(unsigned long a, unsigned long b) {
-    return b < a ? b : a;
-}
-constexpr long long min(long long a, long long b) {
-    return b < a ? b : a;
-}
-constexpr unsigned long long min(unsigned long long a, unsigned long long b) {
-    return b < a ? b : a;
-}
-inline float min(float a, float b) {
+template <std::floating_point T>
+T min(T a, T b) {
     return std::fmin(a, b);
 }
-inline double min(double a, double b) {
-    return std::fmin(a, b);
-}
-constexpr int max(int a, int b) {
-    return a < b ? b : a;
-}
-constexpr unsigned max(unsigned a, unsigned b) {
-    return a < b ? b : a;
-}
-constexpr long max(long a, long b) {
-    return a < b ? b : a;
-}
-constexpr unsigned long max(unsigned long a, unsigned long b) {
-    return a < b ? b : a;
-}
-constexpr long long max(long long a, long long b) {
-    return a < b ? b : a;
-}
-constexpr unsigned long long max(unsigned long long a, unsigned long long b) {
-    return a < b ? b : a;
-}
-inline float max(float a, float b) {
-    return std::fmax(a, b);
-}
-inline double max(double a, double b) {
+template <std::floating_point T>
+T max(T a, T b) {
     return std::fmax(a, b);
 }
 

@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 
 #include <cmath>
+#include <limits>
 
 namespace mistral::cuda {
 
@@ -48,6 +49,11 @@ struct AttentionArguments {
     int head_dim;
     float scale;  ///< of scores whose softmax is in powers of two: log2(e) / sqrt(head_dim)
 };
+
+/// The score of a key that a query does not see, and the maximum of none.
+[[nodiscard]] __device__ inline float no_score() {
+    return -std::numeric_limits<float>::infinity();
+}
 
 /// The keys of one head at consecutive positions, or its values, as far as queries see them. Most often they lie in
 /// memory as they do here, and are found by one multiplication.

@@ -6,7 +6,6 @@
 #include <cuda_runtime.h>
 
 #include <cmath>
-#include <limits>
 
 /// What ranges of keys come to becomes the attention of a query, by their maxima and totals ("Flash-Decoding"; online
 /// softmax, arXiv:1805.02867).
@@ -22,7 +21,7 @@ struct RangeLaunch {
     bool aligned;  ///< whether rows of keys and values are whole chunks, and lie where chunks can be loaded
 
     [[nodiscard]] __device__ float* partial(Index query, Index range, int head_dim) const {
-        return partials + (query * ranges + range) * (head_dim + 2);
+        return partials + (query * ranges + range) * RangeBlocks{.head_dim = head_dim}.partial_floats();
     }
 };
 
@@ -44,7 +43,7 @@ __global__ void __launch_bounds__(RangeBlocks::threads)
     const int count = static_cast<int>(head.last_visible(token) / keys - head.first_visible(token) / keys) + 1;
 
     const auto partial = [&](int range) { return launch.partial(query, first + range, head_dim); };
-    float maximum = -std::numeric_limits<float>::infinity();
+    float maximum = no_score();
     for (int range = thread; range < count; range += threads) maximum = fmaxf(maximum, partial(range)[head_dim]);
     maxima[thread] = maximum;
     for (int half = threads / 2; half > 0; half /= 2) {

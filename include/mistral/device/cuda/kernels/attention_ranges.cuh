@@ -4,6 +4,7 @@
 #include <mistral/device/cuda/kernels/attention_head.cuh>
 #include <mistral/device/cuda/kernels/attention_merge.cuh>
 #include <mistral/device/cuda/kernels/launch.cuh>
+#include <mistral/device/cuda/kernels/reduce.cuh>
 
 #include <cuda_pipeline_primitives.h>
 
@@ -11,7 +12,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 
 /// The attention of a few tokens, for any head_dim and scalar, at the speed of memory. Each block loads its range of
 /// keys and values once, whole, for all queries; a second kernel merges what ranges come to in their order. A query's
@@ -155,20 +155,19 @@ class RangeAttention {
 
     /// A warp turns the scores of one query into weights, relative to their maximum.
     __device__ void normalise(int first, int count) const {
-        const int row = thread() / warpSize;
-        const int lane = thread() % warpSize;
+        const int row = thread() / warp_lanes;
+        const int lane = thread() % warp_lanes;
         float maximum = no_score();
-        for (int key = lane; key < keys; key += warpSize)
+        for (int key = lane; key < keys; key += warp_lanes)
             maximum = fmaxf(maximum, weights_[key * Blocks::queries + row]);
-        for (int other = warpSize / 2; other > 0; other /= 2)
-            maximum = fmaxf(maximum, __shfl_xor_sync(~0u, maximum, other));
+        maximum = maximum_of_warp(maximum);
         float total = 0;
-        for (int key = lane; key < keys; key += warpSize) {
+        for (int key = lane; key < keys; key += warp_lanes) {
             float& weight = weights_[key * Blocks::queries + row];
             weight = weight == no_score() ? 0.0f : exp2f(weight - maximum);
             total += weight;
         }
-        for (int other = warpSize / 2; other > 0; other /= 2) total += __shfl_xor_sync(~0u, total, other);
+        total = sum_of_warp(total);
         if (lane == 0 && first + row < count) {
             float* const partial = partial_of(first + row);
             partial[head_dim()] = maximum;
@@ -218,10 +217,6 @@ class RangeAttention {
     [[nodiscard]] __device__ float* partial_of(int query) const {
         const Index heads = Index{gridDim.y} * arguments_.group;
         return launch_.partial((query / arguments_.group) * heads + head_of(query), blockIdx.x, head_dim());
-    }
-
-    static __device__ float no_score() {
-        return -std::numeric_limits<float>::infinity();
     }
 
     const AttentionArguments<C>& arguments_;

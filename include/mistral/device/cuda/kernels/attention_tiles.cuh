@@ -8,7 +8,6 @@
 #include <cuda_pipeline_primitives.h>
 
 #include <cstddef>
-#include <limits>
 
 /// The attention of many tokens on tensor cores, with online softmax (FlashAttention-2, arXiv:2307.08691). Queries,
 /// multiplied by the scale, and weights are rounded to the cache's scalar. Tiles of keys begin at absolute positions
@@ -289,10 +288,6 @@ class TileAttention {
 #pragma unroll
                     for (int i = 0; i < 2; ++i) out[d * 8 + lane() % 4 * 2 + i] = sums_[f][d][2 * h + i] * normaliser;
             }
-    }
-
-    static __device__ float no_score() {
-        return -std::numeric_limits<float>::infinity();
     }
 
     const AttentionArguments<C>& arguments_;
