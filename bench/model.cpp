@@ -46,17 +46,20 @@ class Sequence {
         for (Index done = 0; done < tokens; done += chunk) compute(std::min(chunk, tokens - done), 0);
     }
 
+    /// Of all but the last layer everything, of that the keys and values, and the rest for tokens that want logits.
     [[nodiscard]] Work work(Index position, Index tokens, Index logits) const {
-        Work layers;
+        Work total;
         for (const auto& block : weights_.blocks) {
-            const auto& attention = block.attention;
-            const auto& feed_forward = block.feed_forward;
-            for (const auto* map : {&attention.query, &attention.key, &attention.value, &attention.output,
-                                    &feed_forward.gate, &feed_forward.up, &feed_forward.down})
-                layers = layers + linear_work<S>(*map, tokens, precision_);
-            layers = layers + attention_work(model_.config().shape(0), position, tokens);
+            for (const auto* map : {&block.attention.key, &block.attention.value})
+                total = total + linear_work<S>(*map, tokens, precision_);
+            const Index outputs = &block == &weights_.blocks.back() ? logits : tokens;
+            if (outputs == 0) continue;
+            for (const auto* map : {&block.attention.query, &block.attention.output, &block.feed_forward.gate,
+                                    &block.feed_forward.up, &block.feed_forward.down})
+                total = total + linear_work<S>(*map, outputs, precision_);
+            total = total + attention_work(model_.config().shape(0), position + tokens - outputs, outputs);
         }
-        return logits == 0 ? layers : layers + linear_work<S>(weights_.output, logits, precision_);
+        return logits == 0 ? total : total + linear_work<S>(weights_.output, logits, precision_);
     }
 
   private:
@@ -161,11 +164,12 @@ void add_model() {
     add_prompt<S>("", ActivationPrecision::precise);
 }
 
-/// A whole text through one of the 32 layers, which are alike: all of them would take minutes.
+/// A whole text through one of the 32 layers, which are alike, and the keys and values of another, which is all that
+/// the last one has to do for it: all of them would take minutes.
 void add_long_prompt(Index tokens, Index size) {
     add_row(concat("layer/bfloat16/prefill/tokens:", tokens, "/window:", size == no_window ? 0 : size),
             [=](benchmark::State& state) {
-                Sequence<bfloat16> sequence(mistral_7b(1, size), std::max(tokens, window),
+                Sequence<bfloat16> sequence(mistral_7b(2, size), std::max(tokens, window),
                                             ActivationPrecision::precise);
                 sequence.prefill(512);  // not timed
                 measure(state, sequence.work(0, tokens, 0), tokens, [&] { sequence.prefill(tokens); });

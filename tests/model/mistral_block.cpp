@@ -65,6 +65,28 @@ TEST_CASE_TEMPLATE("the block agrees with transformers, in float64 and as it com
     });
 }
 
+TEST_CASE_TEMPLATE("tokens whose results nobody wants leave the same keys and values to those that follow", S, float,
+                   half, bfloat16) {
+    const auto file = goldens::components();
+    const FloatCpu device(2);
+    goldens::for_each_component("block", [&](const nlohmann::json& component, const std::string& name) {
+        CAPTURE(name);
+        const auto block = block_of<S>(file, component, device);
+        const auto x = file.matrix(name + "x");
+        using Cache = RollingKVCache<S, FloatCpu>;
+        const auto expected = run(block, Cache(device, block.shape(), {.context = x.rows}), x, x.rows);
+        for (Index others = 1; others < x.rows; ++others) {
+            Cache cache(device, block.shape(), {.context = x.rows});
+            FloatCpu::Workspace workspace;
+            std::vector<float> out(x.values.begin(), x.values.end());
+            block.append({out.data(), others, x.cols}, cache, workspace);
+            CHECK(cache.next_position() == others);
+            block.forward({out.data() + others * x.cols, x.rows - others, x.cols}, cache, workspace);
+            CHECK(std::equal(out.begin() + others * x.cols, out.end(), expected.begin() + others * x.cols));
+        }
+    });
+}
+
 TEST_CASE("parts of different widths are refused by number") {
     const std::vector<float> numbers(64);
     const auto matrix = [&](Index rows, Index cols) {

@@ -157,6 +157,34 @@ TEST_CASE_TEMPLATE("chunks around the window give the same bits, several turns o
     }
 }
 
+TEST_CASE_TEMPLATE("the logits of a chunk's last tokens are those that they have among all", S, double, float, half,
+                   bfloat16, Q8, Q4) {
+    using A = Activation<S>;
+    const Cpu device({.threads = 2, .activation_precision = ActivationPrecision::precise});
+    for (const Golden& golden : Golden::all()) {
+        CAPTURE(golden.directory);
+        const auto model = MistralModel<S>::load(golden.directory, device);
+        const Index vocab = model.config().vocab_size;
+        const std::span<const Token> tokens(golden.tokens);
+        const std::vector<Index> ones{1};
+        const auto expected = logits_of(model, tokens, ones);
+        for (const std::size_t chunk : {3u, 7u, 50u}) {
+            CAPTURE(chunk);
+            SequenceState<DefaultCacheScalar<S>, Cpu> state(model.device(), model.config());
+            std::size_t wanted = 0;  // of a chunk, from none to all
+            for (std::size_t done = 0; done < tokens.size();) {
+                const std::size_t count = std::min(chunk, tokens.size() - done);
+                const std::size_t rows = std::min(count, wanted++ % (chunk + 1));
+                std::vector<A> logits(rows * static_cast<std::size_t>(vocab));
+                model.forward(tokens.subspan(done, count), state, {logits.data(), static_cast<Index>(rows), vocab});
+                done += count;
+                const auto* among_all = expected.data() + (done - rows) * static_cast<std::size_t>(vocab);
+                CHECK(same_bits(logits, std::vector<A>(among_all, among_all + logits.size())));
+            }
+        }
+    }
+}
+
 TEST_CASE("the same bits for any number of threads") {
     const std::vector<Index> chunks{7, 1, 30};
     const std::string directory = MISTRAL_TEST_DATA "/reference/long";
@@ -357,6 +385,10 @@ TEST_CASE("a config without windows, and weights of another width, are refused")
     plain = plain::Mistral(config, 1);
     plain.blocks[1] = plain::Mistral(wider, 1).blocks[1];
     CHECK_THROWS_WITH_AS(make(plain), "the model has a block for rows of 10 elements, expected 8", Error);
+    plain = plain::Mistral(config, 1);
+    plain.config.layers = 0;
+    plain.blocks.clear();
+    CHECK_THROWS_WITH_AS(make(plain), "the model has 0 layers, expected one or more", Error);
     plain = plain::Mistral(config, 1);
     plain.norm = plain::Mistral(wider, 1).norm;
     CHECK_THROWS_WITH_AS(make(plain), "the model has a norm for rows of 10 elements, expected 8", Error);

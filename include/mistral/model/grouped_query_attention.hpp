@@ -64,6 +64,21 @@ class GroupedQueryAttention {
         output_.forward(mixed, out, workspace, update);
     }
 
+    /// The same for tokens whose results nobody wants: appends their keys and values. Throws as forward.
+    template <class C, Shape cache_fixed>
+    void append(MatrixView<const A> x, RollingKVCache<C, D, cache_fixed>& cache,
+                typename D::Workspace& workspace) const {
+        require(x.cols() == query_.inputs(), "attention from [", x.rows(), ", ", x.cols(), "], expected rows of ",
+                query_.inputs(), " elements");
+        const Index position = cache.next_position();
+        auto frame = workspace.frame();
+        const auto keys = frame.template matrix<A>(x.rows(), key_size());
+        const auto values = frame.template matrix<A>(x.rows(), key_size());
+        device_.multiply(x, std::array{key_.to(keys), value_.to(values)}, Update::assign, workspace);
+        rotary_.forward(keys, position, workspace);
+        attention_.append(keys, values, cache, workspace);
+    }
+
   private:
     [[nodiscard]] Index query_size() const { return shape().query_heads * shape().head_dim; }
     [[nodiscard]] Index key_size() const { return shape().kv_heads * shape().head_dim; }

@@ -50,6 +50,16 @@ class MistralBlock {
         feed_forward_.forward(normed, x, workspace, Update::add);
     }
 
+    /// The same for tokens whose results nobody wants, which is so in the last layer: appends their keys and values.
+    template <class C, Shape cache_fixed>
+    void append(MatrixView<const A> x, RollingKVCache<C, D, cache_fixed>& cache,
+                typename D::Workspace& workspace) const {
+        auto frame = workspace.frame();
+        const auto normed = frame.template matrix<A>(x.rows(), x.cols());
+        attention_norm_.forward(x, normed, workspace);
+        attention_.append(normed, cache, workspace);
+    }
+
     [[nodiscard]] const Shape& shape() const { return attention_.shape(); }
     [[nodiscard]] Index hidden_size() const { return attention_.hidden_size(); }
 

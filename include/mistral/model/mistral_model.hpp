@@ -55,6 +55,7 @@ class MistralModel {
                 ", ", config_.hidden_size, "]");
         require(static_cast<Index>(weights.blocks.size()) == config_.layers, "there are weights of ",
                 weights.blocks.size(), " layers, expected ", config_.layers);
+        require(config_.layers > 0, "the model has ", config_.layers, " layers, expected one or more");
         require(!config_.windows.empty(), "the config has no windows, expected one or more");
         const RotaryEmbedding<S, D> rotary(device_, config_.head_dim, config_.rope_theta, config_.rotary_pairing);
         blocks_.reserve(weights.blocks.size());
@@ -90,15 +91,20 @@ class MistralModel {
     }
 
   private:
-    /// ids [1, tokens] -> x [tokens, hidden_size], and of the last tokens scores [n, vocab_size].
+    /// ids [1, tokens] -> of the last tokens scores [n, vocab_size], by way of x [tokens, hidden_size]. From the last
+    /// layer, other tokens have nothing to give but their keys and values.
     template <class C>
     void compute(MatrixView<const Token> ids, State<C>& state, MatrixView<A> x, MatrixView<A> scores) const {
         auto& workspace = state.workspace();
         device_.embed(ids, embedding_, x, workspace);
-        for (Index layer = 0; layer < config_.layers; ++layer)
+        const Index last_layer = config_.layers - 1;
+        for (Index layer = 0; layer < last_layer; ++layer)
             blocks_[static_cast<std::size_t>(layer)].forward(x, state.cache(layer), workspace);
+        const Index others = x.rows() - scores.rows();
+        if (others > 0) blocks_.back().append(x.middle_rows(0, others), state.cache(last_layer), workspace);
         if (scores.rows() == 0) return;
-        const auto last = x.middle_rows(x.rows() - scores.rows(), scores.rows());
+        const auto last = x.middle_rows(others, scores.rows());
+        blocks_.back().forward(last, state.cache(last_layer), workspace);
         norm_.forward(last, last, workspace);
         output_.forward(last, scores, workspace);
     }

@@ -40,37 +40,52 @@ class SlidingWindowAttention {
     requires std::same_as<Activation<C>, A>
     void forward(MatrixView<const A> queries, MatrixView<const A> keys, MatrixView<const A> values,
                  RollingKVCache<C, D, cache_fixed>& cache, MatrixView<A> out, typename D::Workspace& workspace) const {
-        check(queries, keys, values, cache, out);
-        const Index tokens = queries.rows();
+        expect("queries", queries, queries.rows(), shape_.query_heads);
+        expect("results", out, queries.rows(), shape_.query_heads);
+        check(queries.rows(), keys, values, cache);
         auto frame = workspace.frame();
-        const Index row_size = CachedRow<C>::size(shape_.head_dim);
-        const auto new_keys = frame.template matrix<CachedElement<C>>(tokens, shape_.kv_heads * row_size);
-        const auto new_values = frame.template matrix<CachedElement<C>>(tokens, shape_.kv_heads * row_size);
-        device_.template convert<C>(keys, shape_.head_dim, new_keys, workspace);
-        device_.template convert<C>(values, shape_.head_dim, new_values, workspace);
+        const auto new_keys = rounded<C>(keys, frame, workspace);
+        const auto new_values = rounded<C>(values, frame, workspace);
         device_.template attend<C>(queries, new_keys, new_values, cache.ring(), cache.store(), shape_, out, workspace);
         cache.append(new_keys, new_values, workspace);
     }
 
+    /// The same for positions whose results nobody wants: appends their keys and values. Throws as forward.
+    template <class C, Shape cache_fixed>
+    requires std::same_as<Activation<C>, A>
+    void append(MatrixView<const A> keys, MatrixView<const A> values, RollingKVCache<C, D, cache_fixed>& cache,
+                typename D::Workspace& workspace) const {
+        check(keys.rows(), keys, values, cache);
+        auto frame = workspace.frame();
+        const auto new_keys = rounded<C>(keys, frame, workspace);
+        cache.append(new_keys, rounded<C>(values, frame, workspace), workspace);
+    }
+
   private:
+    /// Keys or values [tokens, kv_heads * head_dim] -> rows of a cache of scalar C, in the frame's memory.
+    template <class C, class Frame>
+    [[nodiscard]] auto rounded(MatrixView<const A> rows, Frame& frame, typename D::Workspace& workspace) const {
+        const Index size = shape_.kv_heads * CachedRow<C>::size(shape_.head_dim);
+        const auto cached = frame.template matrix<CachedElement<C>>(rows.rows(), size);
+        device_.template convert<C>(rows, shape_.head_dim, cached, workspace);
+        return cached;
+    }
+
+    void expect(const char* name, MatrixView<const A> matrix, Index tokens, Index heads) const {
+        require(matrix.rows() == tokens && matrix.cols() == heads * shape_.head_dim, "the attention's ", name, " are [",
+                matrix.rows(), ", ", matrix.cols(), "], expected [", tokens, ", ", heads * shape_.head_dim, "]");
+    }
+
     template <class Cache>
-    void check(MatrixView<const A> queries, MatrixView<const A> keys, MatrixView<const A> values, const Cache& cache,
-               MatrixView<A> out) const {
-        const auto expect = [&](const char* name, MatrixView<const A> matrix, Index heads) {
-            require(matrix.rows() == queries.rows() && matrix.cols() == heads * shape_.head_dim, "the attention's ",
-                    name, " are [", matrix.rows(), ", ", matrix.cols(), "], expected [", queries.rows(), ", ",
-                    heads * shape_.head_dim, "]");
-        };
-        expect("queries", queries, shape_.query_heads);
-        expect("keys", keys, shape_.kv_heads);
-        expect("values", values, shape_.kv_heads);
-        expect("results", out, shape_.query_heads);
+    void check(Index tokens, MatrixView<const A> keys, MatrixView<const A> values, const Cache& cache) const {
+        expect("keys", keys, tokens, shape_.kv_heads);
+        expect("values", values, tokens, shape_.kv_heads);
         require(cache.shape().kv_heads == shape_.kv_heads && cache.shape().head_dim == shape_.head_dim,
                 "the cache has ", cache.shape().kv_heads, " heads of ", cache.shape().head_dim, ", the attention ",
                 shape_.kv_heads, " of ", shape_.head_dim);
         require(cache.shape().window >= shape_.window, "the cache keeps a window of ", cache.shape().window,
                 ", the attention looks back ", shape_.window);
-        cache.require_room_for(queries.rows());
+        cache.require_room_for(tokens);
     }
 
     D device_;

@@ -120,10 +120,15 @@ TEST_CASE("steps are recorded once and repeated, over several turns of the ring,
     CHECK(emulation::counts().launches == launches);  // all others were in graphs
     CHECK(emulation::counts().graph_launches == tokens.size() - 1);
 
-    // In chunks of another size, of which none is recorded.
+    // In chunks of another size, of which none is recorded; and with the logits of their last tokens alone.
     const auto expected = logits_of<float>(model, tokens, 3);
     const std::vector<double> exact(expected.begin(), expected.end());
     CHECK(largest_difference(found, exact) == 0);
+    state.clear();
+    for (std::size_t done = 0; done + 7 <= tokens.size(); done += 7) {
+        model.forward(std::span(tokens).subspan(done, 7), state, MatrixView<float>(logits.data(), 1, vocab));
+        CHECK(std::equal(logits.begin(), logits.end(), expected.begin() + static_cast<Index>(done + 6) * vocab));
+    }
 }
 
 TEST_CASE("sessions on a GPU rewind, fork, save and restore as on the processor") {
