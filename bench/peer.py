@@ -157,7 +157,9 @@ class ReadProbe:
         return part
 
     def sample(self):
-        """Bytes per second of one pass."""
+        """Bytes per second of one pass. llama.cpp's threads look for more work for some milliseconds after their last,
+        and would take the cores' time: it begins once they sleep."""
+        time.sleep(0.02)
         start = time.perf_counter()
         list(self.pool.map(lambda part: self.search(part.ctypes.data, 1, len(part)), self.parts))
         return sum(map(len, self.parts)) / (time.perf_counter() - start)
@@ -196,14 +198,12 @@ class Context:
         """Tokens per second, one by one from where the sequence is, and the bandwidth meanwhile: of the step that is
         the median by the ratio of the two, each held against the mean of the bandwidth before it and after."""
         self.compute(1)  # not timed
-        time.sleep(0.02)
         figures = []
         before = self.probe.sample()
         for _ in range(steps):
             start = time.perf_counter()
             self.compute(1)
             rate = 1 / (time.perf_counter() - start)
-            time.sleep(0.02)  # its threads look for more work that long, and would take the probe's time
             after = self.probe.sample()
             figures.append(Figure(rate, (before + after) / 2))
             before = after

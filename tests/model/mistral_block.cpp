@@ -46,17 +46,23 @@ std::vector<typename Block::A> run(const Block& block, Cache cache, const plain:
     return out;
 }
 
+/// Calls visit(file, name, block, x [tokens, hidden_size]) for every golden block, with weights of type S.
+template <Scalar S, class Visit>
+void for_each_block(const FloatCpu& device, Visit&& visit) {
+    const auto file = goldens::components();
+    goldens::for_each_component("block", [&](const nlohmann::json& component, const std::string& name) {
+        CAPTURE(name);
+        visit(file, name, block_of<S>(file, component, device), file.matrix(name + "x"));
+    });
+}
+
 }  // namespace
 
 TEST_CASE_TEMPLATE("the block agrees with transformers, in float64 and as it comes, in chunks too", S, double, float,
                    half, bfloat16) {
     using A = Activation<S>;
-    const auto file = goldens::components();
     const FloatCpu device(2);
-    goldens::for_each_component("block", [&](const nlohmann::json& component, const std::string& name) {
-        CAPTURE(name);
-        const auto block = block_of<S>(file, component, device);
-        const auto x = file.matrix(name + "x");
+    for_each_block<S>(device, [&](const auto& file, const std::string& name, const auto& block, const auto& x) {
         for (const Index chunk : {Index{1}, Index{3}, x.rows}) {
             const RollingKVCache<A, FloatCpu> cache(device, block.shape(), {.context = x.rows});
             const auto out = run(block, cache, x, chunk);
@@ -67,12 +73,8 @@ TEST_CASE_TEMPLATE("the block agrees with transformers, in float64 and as it com
 
 TEST_CASE_TEMPLATE("tokens whose results nobody wants leave the same keys and values to those that follow", S, float,
                    half, bfloat16) {
-    const auto file = goldens::components();
     const FloatCpu device(2);
-    goldens::for_each_component("block", [&](const nlohmann::json& component, const std::string& name) {
-        CAPTURE(name);
-        const auto block = block_of<S>(file, component, device);
-        const auto x = file.matrix(name + "x");
+    for_each_block<S>(device, [&](const auto&, const std::string&, const auto& block, const auto& x) {
         using Cache = RollingKVCache<S, FloatCpu>;
         const auto expected = run(block, Cache(device, block.shape(), {.context = x.rows}), x, x.rows);
         for (Index others = 1; others < x.rows; ++others) {

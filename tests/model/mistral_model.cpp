@@ -171,7 +171,7 @@ TEST_CASE_TEMPLATE("the logits of a chunk's last tokens are those that they have
         for (const std::size_t chunk : {3u, 7u, 50u}) {
             CAPTURE(chunk);
             SequenceState<DefaultCacheScalar<S>, Cpu> state(model.device(), model.config());
-            std::size_t wanted = 0;  // of a chunk, from none to all
+            std::size_t wanted = 0;  // one more of each chunk, and after all of them none again
             for (std::size_t done = 0; done < tokens.size();) {
                 const std::size_t count = std::min(chunk, tokens.size() - done);
                 const std::size_t rows = std::min(count, wanted++ % (chunk + 1));
