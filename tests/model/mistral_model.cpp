@@ -37,7 +37,7 @@ double relative_difference(const std::vector<A>& found, const std::vector<double
 
 template <class A>
 bool same_bits(const std::vector<A>& a, const std::vector<A>& b) {
-    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(A)) == 0;
+    return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(A)) == 0);
 }
 
 }  // namespace
