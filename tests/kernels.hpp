@@ -14,19 +14,19 @@
                                         std::span<const KeyValueRun<S>>, const Shape&, MatrixView<Activation<S>>, \
                                         Cpu::Workspace&);
 
-#define MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, planes, Q)                                                      \
-    prefix template void multiply<NativeInstructionSet, planes>(ThreadPool&, MatrixView<const float>,             \
-                                                                std::span<const Product<PackedMatrix<Q>, float>>, \
-                                                                Update, Cpu::Workspace&);
+#define MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, bits, Q)                                                      \
+    prefix template void multiply<NativeInstructionSet, bits>(ThreadPool&, MatrixView<const float>,             \
+                                                              std::span<const Product<PackedMatrix<Q>, float>>, \
+                                                              Update, Cpu::Workspace&);
 
 #define MISTRAL_TEST_KERNELS(prefix)                                \
     MISTRAL_TEST_KERNELS_OF(prefix, NativeInstructionSet, float)    \
     MISTRAL_TEST_KERNELS_OF(prefix, NativeInstructionSet, half)     \
     MISTRAL_TEST_KERNELS_OF(prefix, NativeInstructionSet, bfloat16) \
-    MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, 1, Q8)                \
-    MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, 2, Q8)                \
-    MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, 1, Q4)                \
-    MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, 2, Q4)
+    MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, 8, Q8)                \
+    MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, 15, Q8)               \
+    MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, 8, Q4)                \
+    MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, 15, Q4)
 
 // Those of FloatCpu, where they are others.
 #if defined(MISTRAL_HAS_AVX512_DOT)

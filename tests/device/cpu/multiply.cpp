@@ -77,9 +77,10 @@ void check_products(const std::vector<std::array<Index, 3>>& shapes) {
 TEST_CASE_TEMPLATE("products agree with double precision, and a token alone gives the bits it gives in a chunk",
                    Architecture, MISTRAL_TEST_ARCHITECTURES) {
     // Around the sizes of registers, tiles and blocks; one input; one output.
-    const std::vector<std::array<Index, 3>> shapes{
-        {1, 1, 1},   {2, 3, 5},     {1, 9, 31},     {3, 8, 32},   {4, 17, 33},  {6, 7, 64},   {7, 40, 100},
-        {13, 5, 65}, {16, 64, 128}, {1, 130, 1000}, {97, 12, 40}, {200, 9, 16}, {5, 300, 513}};
+    const std::vector<std::array<Index, 3>> shapes{{1, 1, 1},     {2, 3, 5},      {1, 9, 31},    {3, 8, 32},
+                                                   {4, 17, 33},   {6, 7, 64},     {7, 40, 100},  {13, 5, 65},
+                                                   {16, 64, 128}, {1, 130, 1000}, {97, 12, 40},  {200, 9, 16},
+                                                   {5, 300, 513}, {23, 83, 600},  {103, 20, 257}};
     check_products<float, Architecture>(shapes);
     check_products<half, Architecture>(shapes);
     check_products<bfloat16, Architecture>(shapes);

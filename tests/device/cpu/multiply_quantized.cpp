@@ -34,7 +34,7 @@ std::vector<float> numbers(Index count, std::mt19937& random) {
 
 /// Products of random shapes against double precision on the weights that the matrix stands for. `precision` is half a
 /// step of the activations' integers over the largest of a group.
-template <class Q, class Architecture, int planes>
+template <class Q, class Architecture, int bits>
 void check_products(double precision) {
     std::mt19937 random(6);
     BasicWorkspace<AlignedBuffer<std::byte>> workspace;
@@ -45,7 +45,9 @@ void check_products(double precision) {
                                    {5, 40, 200},
                                    {9, 100, 130},
                                    {16, 31, 64},
-                                   {40, 7, 96}}) {
+                                   {40, 7, 96},
+                                   {23, 70, 600},
+                                   {131, 33, 257}}) {
         const Index tokens = product.tokens, outputs = product.outputs, inputs = product.inputs;
         CAPTURE(tokens);
         CAPTURE(outputs);
@@ -59,8 +61,8 @@ void check_products(double precision) {
         const auto multiply = [&](ThreadPool& threads, Index first, Index count) {
             std::vector<float> out(static_cast<std::size_t>(count * outputs), 1.0f);
             const std::array products{mistral::Product{matrix, MatrixView<float>(out.data(), count, outputs)}};
-            cpu::multiply<Architecture, planes, Q>(threads, {x.data() + first * inputs, count, inputs}, products,
-                                                   Update::add, workspace);
+            cpu::multiply<Architecture, bits, Q>(threads, {x.data() + first * inputs, count, inputs}, products,
+                                                 Update::add, workspace);
             return out;
         };
         const auto out = multiply(pool, 0, tokens);
@@ -95,7 +97,7 @@ void check_products(double precision) {
 }
 
 /// Three tokens of which the second holds `odd` once.
-template <class Q, class Architecture, int planes>
+template <class Q, class Architecture, int bits>
 void check_spoilt(float odd) {
     constexpr Index inputs = 130, outputs = 5;
     std::mt19937 random(3);
@@ -110,7 +112,7 @@ void check_spoilt(float odd) {
         const auto tokens = static_cast<Index>(x.size()) / inputs;
         std::vector<float> out(static_cast<std::size_t>(tokens * outputs));
         const std::array products{mistral::Product{matrix, MatrixView<float>(out.data(), tokens, outputs)}};
-        cpu::multiply<Architecture, planes, Q>(pool, {x.data(), tokens, inputs}, products, Update::assign, workspace);
+        cpu::multiply<Architecture, bits, Q>(pool, {x.data(), tokens, inputs}, products, Update::assign, workspace);
         return out;
     };
     const auto plain = numbers(3 * inputs, random);
@@ -130,10 +132,10 @@ TEST_CASE_TEMPLATE(
     "quantised products agree with double precision to the activations' rounding, with the same bits "
     "alone and in a chunk, on any number of threads",
     Architecture, MISTRAL_TEST_ARCHITECTURES) {
-    check_products<Q8, Architecture, 1>(0.5 / 127);
-    check_products<Q8, Architecture, 2>(0.5 / 16319);
-    check_products<Q4, Architecture, 1>(0.5 / 127);
-    check_products<Q4, Architecture, 2>(0.5 / 16319);
+    check_products<Q8, Architecture, 8>(0.5 / 127);
+    check_products<Q8, Architecture, 15>(0.5 / 16319);
+    check_products<Q4, Architecture, 8>(0.5 / 127);
+    check_products<Q4, Architecture, 15>(0.5 / 16319);
 }
 
 TEST_CASE_TEMPLATE("a token that holds a NaN or an infinity has outputs of NaN only, and the others stay as they are",
@@ -141,10 +143,10 @@ TEST_CASE_TEMPLATE("a token that holds a NaN or an infinity has outputs of NaN o
     constexpr float infinity = std::numeric_limits<float>::infinity();
     constexpr float nan = std::numeric_limits<float>::quiet_NaN();
     for (const float odd : {nan, -nan, infinity, -infinity}) {
-        check_spoilt<Q8, Architecture, 1>(odd);
-        check_spoilt<Q8, Architecture, 2>(odd);
-        check_spoilt<Q4, Architecture, 1>(odd);
-        check_spoilt<Q4, Architecture, 2>(odd);
+        check_spoilt<Q8, Architecture, 8>(odd);
+        check_spoilt<Q8, Architecture, 15>(odd);
+        check_spoilt<Q4, Architecture, 8>(odd);
+        check_spoilt<Q4, Architecture, 15>(odd);
     }
 }
 
@@ -152,22 +154,23 @@ TEST_CASE("groups of numbers so small that their scale has no inverse count as z
     for (const float tiny : {std::numeric_limits<float>::denorm_min(), 1e-38f, 4e-35f}) {
         GroupValues x{};
         x[7] = tiny;
-        const cpu::TokenGroup<2> group(x);
+        const cpu::TokenGroup<15, std::int8_t> group(x);
         CHECK(group.scale < 1e-37f);
         CHECK(std::ranges::all_of(group.digits[0], [](int digit) { return digit == 0; }));
         CHECK(std::ranges::all_of(group.digits[1], [](int digit) { return digit == 0; }));
         CHECK(group.offsets == std::array<std::int32_t, 2>{});
     }
+    using Coarse = cpu::TokenGroup<8, std::int8_t>;
     GroupValues x{};
     x[7] = -2e-34f;
-    CHECK(cpu::TokenGroup<1>(x).digits[0][7] == -127);
+    CHECK(Coarse(x).digits[0][7] == -127);
     x[7] = std::numeric_limits<float>::max();
-    CHECK(cpu::TokenGroup<1>(x).digits[0][7] == 127);
-    CHECK(std::isfinite(cpu::TokenGroup<1>(x).scale));
+    CHECK(Coarse(x).digits[0][7] == 127);
+    CHECK(std::isfinite(Coarse(x).scale));
 }
 
 TEST_CASE("activations of zero, and the largest, are kept") {
-    using Group = cpu::TokenGroup<2>;
+    using Group = cpu::TokenGroup<15, std::int8_t>;
     GroupValues x{};
     CHECK(Group(x).scale == 0);
     x[3] = -5;
@@ -182,4 +185,16 @@ TEST_CASE("activations of zero, and the largest, are kept") {
     CHECK(value(5) == doctest::Approx(2.5).epsilon(1e-4));
     CHECK(value(6) == 0);
     CHECK(group.offsets[0] == -128 * (group.digits[0][5]));
+}
+
+TEST_CASE("numbers of 16 bits are the planes of digits joined, the second and third of every four in turn") {
+    std::mt19937 random(4);
+    GroupValues x{};
+    std::ranges::copy(numbers(group_size, random), x.begin());
+    const cpu::TokenGroup<15, std::int8_t> planes(x);
+    const cpu::TokenGroup<15, std::int16_t> whole(x);
+    CHECK(whole.scale == planes.scale);
+    constexpr std::array<std::size_t, 4> place{0, 2, 1, 3};
+    for (std::size_t i = 0; i < x.size(); ++i)
+        CHECK(whole.digits[0][i / 4 * 4 + place[i % 4]] == 128 * planes.digits[0][i] + planes.digits[1][i]);
 }

@@ -66,12 +66,13 @@ class BasicCpu : public CpuBase {
     template <QuantizedScalar Q>
     void multiply(MatrixView<const float> x, std::span<const Product<PackedMatrix<Q>, float>> products, Update update,
                   Workspace& workspace) const {
-        const bool is_coarse = std::same_as<Q, Q4> && x.rows() > always_precise_tokens;
+        using Digit = typename cpu::QuadLanes<Architecture>::Digit;
+        const bool is_coarse = std::same_as<Q, Q4> && sizeof(Digit) == 1 && x.rows() > always_precise_tokens;
         if (activation_precision() == ActivationPrecision::fast ||
             (activation_precision() == ActivationPrecision::balanced && is_coarse))
-            cpu::multiply<Architecture, 1, Q>(pool(), x, products, update, workspace);
+            cpu::multiply<Architecture, 8, Q>(pool(), x, products, update, workspace);
         else
-            cpu::multiply<Architecture, 2, Q>(pool(), x, products, update, workspace);
+            cpu::multiply<Architecture, 15, Q>(pool(), x, products, update, workspace);
     }
 
     template <class A>

@@ -3,239 +3,67 @@
 #include <mistral/base/matrix_view.hpp>
 #include <mistral/device/cpu/multiply.hpp>
 #include <mistral/device/cpu/packed_matrix.hpp>
+#include <mistral/device/cpu/panel_block.hpp>
 #include <mistral/device/cpu/quad_lanes.hpp>
-#include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
+#include <mistral/device/cpu/token_group.hpp>
+#include <mistral/device/cpu/widened_panels.hpp>
 #include <mistral/device/device.hpp>
 
 #include <algorithm>
-#include <array>
-#include <atomic>
-#include <bit>
 #include <cassert>
-#include <cmath>
 #include <cstddef>
-#include <cstdint>
-#include <cstring>
-#include <limits>
 #include <span>
 
 /// Linear maps with quantised weights. Activations become integers too, in the groups of the weights, and products are
 /// sums of integers, exact: what is rounded is the activations, each to within half of 1 / 16 320 of its group's
-/// largest with two planes of digits, of 1 / 127 with one. Sums over groups are binary32, in the order of the inputs,
+/// largest in 15 bits, of 1 / 127 in 8. Sums over groups are binary32, in the order of the inputs,
 /// so that a token gives the same bits alone or in a chunk.
 namespace mistral::cpu {
 
-/// A group of a token's activations as integers of `planes` digits of 7 bits, over a common scale. Weights are unsigned
-/// in the products, level + 128: the sum of the digits times -128 makes up for that.
-template <int planes>
-struct TokenGroup {
-    static constexpr float largest = planes == 2 ? 127 * 128 + 63 : 127;
-    static constexpr float smallest = 1e-34f;  ///< smaller ones count as zero: largest / smallest is finite
-
-    std::array<std::array<std::int8_t, static_cast<std::size_t>(group_size)>, planes>
-        digits;                                ///< the upper plane first
-    std::array<std::int32_t, planes> offsets;  ///< -128 times the sum of each plane
-    float scale;                               ///< of the integers, over 128
-
-    explicit TokenGroup(const GroupValues& x) {
-        const float extreme = largest_magnitude(x);
-        scale = extreme / largest / level_unit;
-        if (!(smallest <= extreme && extreme <= std::numeric_limits<float>::max())) {
-            digits = {};  // of which a scale that is infinite or NaN makes NaN
-            offsets = {};
-            return;
-        }
-        const float inverse = largest / extreme;
-        std::array<std::int32_t, std::size_t{group_size}> rest;
-        for (std::size_t i = 0; i < x.size(); ++i) rest[i] = static_cast<std::int32_t>(nearest_integer(x[i] * inverse));
-        if constexpr (planes == 2) {
-            std::array<std::int32_t, std::size_t{group_size}> upper;
-            for (std::size_t i = 0; i < x.size(); ++i) upper[i] = (rest[i] + 64) >> 7;
-            for (std::size_t i = 0; i < x.size(); ++i) rest[i] -= 128 * upper[i];
-            set_plane(0, upper);
-        }
-        set_plane(planes - 1, rest);
-    }
-
-  private:
-    // Loops over whole groups without a branch, which compilers turn into vectors.
-
-    /// NaN where one of them is: as integers, magnitudes are in the same order, infinity and then NaN above all.
-    static float largest_magnitude(const GroupValues& x) {
-        std::int32_t most = 0;
-        for (const float value : x) most = std::max(most, std::bit_cast<std::int32_t>(std::abs(value)));
-        return std::bit_cast<float>(most);
-    }
-
-    void set_plane(std::size_t plane, const std::array<std::int32_t, std::size_t{group_size}>& numbers) {
-        std::int32_t sum = 0;
-        for (const std::int32_t number : numbers) sum += number;
-        for (std::size_t i = 0; i < numbers.size(); ++i) digits[plane][i] = static_cast<std::int8_t>(numbers[i]);
-        offsets[plane] = -128 * sum;
-    }
-};
-
-/// x [tokens, inputs] -> [tokens, groups], the last group padded with zeros.
-template <int planes>
-void quantize_row(const float* x, Index inputs, TokenGroup<planes>* groups) {
-    for (; inputs > 0; inputs -= group_size, x += group_size, ++groups) {
-        GroupValues values{};
-        std::copy_n(x, std::min(group_size, inputs), values.begin());
-        *groups = TokenGroup<planes>(values);
-    }
-}
-
-/// The products of panels with quantised tokens [tokens, groups].
-template <QuantizedScalar Q, class Architecture, int planes>
-class PanelBlock {
-  public:
-    using Group = TokenGroup<planes>;
-
-    PanelBlock(const PackedMatrix<Q>& weights, MatrixView<const Group> x, MatrixView<float> out, Update update)
-        : weights_(weights), x_(x), out_(out), update_(update) {}
-
-    /// One token with the panels first … last - 1. In Q4 two of them at the same time: memory gives two streams faster
-    /// than one where there is little to read between two sums; in Q8 one is faster.
-    void run_alone(Index first, Index last, Index token) const {
-        const Index pairs = std::same_as<Q, Q4> ? (last - first) / 2 : 0;
-        for (Index panel = first; panel < first + pairs; ++panel) tile<1, 2>({panel, panel + pairs}, token, nullptr, 0);
-        for (Index panel = first + 2 * pairs; panel < last; ++panel) tile<1, 1>({panel}, token, nullptr, 0);
-    }
-
-    /// The tokens in as few tiles as hold them, all about equally large.
-    void run(Index panel, Index first_token, Index last_token) const {
-        constexpr Index most = Lanes::tokens(planes);
-        const Index tokens = last_token - first_token;
-        tiles_of<static_cast<int>(most)>(panel, first_token, tokens, (tokens + most - 1) / most);
-    }
-
-  private:
-    using Matrix = PackedMatrix<Q>;
-    using Lanes = QuadLanes<Architecture>;
-
-    /// Tiles of `most` tokens or one fewer, of the largest `most` that leaves none of them empty. Each fetches a part
-    /// of the panel that follows; alone, what is a little ahead of it.
-    template <int most>
-    void tiles_of(Index panel, Index token, Index tokens, Index tiles) const {
-        if constexpr (most > 1)
-            if (tokens <= (most - 1) * tiles) return tiles_of<most - 1>(panel, token, tokens, tiles);
-        const Index large = tokens - (most - 1) * tiles;
-        constexpr Index lines = Matrix::group_bytes / cache_line;
-        constexpr Index groups_ahead = 4;
-        const Index lines_ahead = tiles > 1 || std::same_as<Q, Q4> ? (lines + tiles - 1) / tiles : 0;
-        const std::byte* ahead =
-            weights_.panel(panel) + (tiles == 1 ? groups_ahead * Matrix::group_bytes : weights_.panel_bytes());
-        for (Index i = 0; i < tiles; ++i, ahead += weights_.panel_bytes() / tiles)
-            if (i < large) {
-                tile<most, 1>({panel}, token, ahead, lines_ahead);
-                token += most;
-            } else if constexpr (most > 1) {
-                tile<most - 1, 1>({panel}, token, ahead, lines_ahead);
-                token += most - 1;
-            }
-    }
-
-    /// Flattened, so that at any level of optimisation the sums are registers.
-    template <int tokens, std::size_t panels = 1>
-    [[gnu::flatten]] void tile(std::array<Index, panels> panel, Index token, const std::byte* ahead,
-                               Index lines_ahead) const {
-        typename Lanes::Floats sums[panels * tokens][Lanes::vectors];
-        unroll<panels * tokens * Lanes::vectors>(
-            [&](auto i) { sums[i / Lanes::vectors][i % Lanes::vectors] = Lanes::zero(); });
-        std::array<const std::byte*, panels> group;
-        for (std::size_t i = 0; i < panels; ++i) group[i] = weights_.panel(panel[i]);
-        const Group* x = x_.row(token);
-        for (Index g = 0; g < weights_.groups(); ++g, ++x) {
-            if constexpr (tokens > 1)
-                for (Index i = 0; i < lines_ahead; ++i, ahead += cache_line) prefetch(ahead);
-            unroll<panels>([&](auto i) {
-                add_group<tokens, tokens * i>(group[i], x, sums);
-                group[i] += Matrix::group_bytes;
-                // Registers lack for the loads of several panels, if compilers mix them.
-                if constexpr (panels > 1) std::atomic_signal_fence(std::memory_order_seq_cst);
-            });
-        }
-        unroll<panels * tokens>([&](auto i) {
-            constexpr std::size_t p = i / tokens, t = i % tokens;
-            std::array<float, Matrix::panel_rows> values;
-            unroll<Lanes::vectors>(
-                [&](auto v) { Lanes::store(sums[i][v], values.data() + values.size() / Lanes::vectors * v); });
-            write(panel[p], token + static_cast<Index>(t), values);
-        });
-    }
-
-    /// Adds a group's products to the sums of the tokens, which begin at `first`.
-    template <int tokens, std::size_t first, class Sums>
-    void add_group(const std::byte* group, const Group* x, Sums& sums) const {
-        constexpr Index pair_bytes = Matrix::code_bytes / (group_size / (2 * Matrix::quad));
-        typename Lanes::Integers products[tokens][planes][Lanes::vectors];
-        unroll<tokens * planes>([&](auto i) {
-            constexpr std::size_t t = i / planes, p = i % planes;
-            const auto offset = Lanes::start(x[static_cast<Index>(t) * x_.stride()].offsets[p]);
-            unroll<Lanes::vectors>([&](auto v) { products[t][p][v] = offset; });
-        });
-        const std::byte* codes = group + Matrix::scale_bytes;
-        for (std::size_t i = 0; i < group_size; i += 2 * Matrix::quad, codes += pair_bytes) {
-            typename Lanes::Quads quads[2][Lanes::vectors];
-            Lanes::template load_pair<Q>(codes, quads);
-            unroll<2 * tokens * planes>([&](auto j) {
-                constexpr std::size_t q = j / (tokens * planes), t = j / planes % tokens, p = j % planes;
-                const std::int8_t* digits =
-                    x[static_cast<Index>(t) * x_.stride()].digits[p].data() + i + q * Matrix::quad;
-                unroll<Lanes::vectors>(
-                    [&](auto v) { products[t][p][v] = Lanes::dot(quads[q][v], digits, products[t][p][v]); });
-            });
-        }
-        unroll<Lanes::vectors>([&](auto v) {
-            const auto scales = Lanes::load_scales(group + Matrix::scale_bytes / Lanes::vectors * v);
-            unroll<tokens>([&](auto t) {
-                auto product = products[t][0][v];
-                if constexpr (planes == 2) product = Lanes::join(product, products[t][1][v]);
-                const float scale = x[static_cast<Index>(t) * x_.stride()].scale;
-                sums[first + t][v] = Lanes::multiply_add(product, scales, scale, sums[first + t][v]);
-            });
-        });
-    }
-
-    void write(Index panel, Index token, const std::array<float, Matrix::panel_rows>& values) const {
-        const Index first = panel * Matrix::panel_rows;
-        float* out = out_.row(token) + first;
-        for (Index r = 0; r < std::min(Matrix::panel_rows, out_.cols() - first); ++r) {
-            const float value = values[static_cast<std::size_t>(r)];
-            out[r] = update_ == Update::add ? out[r] + value : value;
-        }
-    }
-
-    const Matrix& weights_;
-    MatrixView<const Group> x_;
-    MatrixView<float> out_;
-    Update update_;
-};
-
-/// x [tokens, inputs], of each product the weights [outputs, inputs] -> out [tokens, outputs]; activations in `planes`
-/// digits of 7 bits.
-template <class Architecture, int planes, QuantizedScalar Q, class Workspace>
+/// x [tokens, inputs], of each product the weights [outputs, inputs] -> out [tokens, outputs]; activations are integers
+/// of 15 or 8 bits.
+template <class Architecture, int bits, QuantizedScalar Q, class Workspace>
 void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Product<PackedMatrix<Q>, float>> products,
               Update update, Workspace& workspace) {
     auto frame = workspace.frame();
     // One group more keeps rows from lying a power of two apart, where they would share few lines of a cache.
-    using Group = TokenGroup<planes>;
+    using Lanes = QuadLanes<Architecture>;
+    using Group = TokenGroup<bits, typename Lanes::Digit>;
     const auto tokens = frame.template matrix<Group>(x.rows(), groups_of(x.cols()) + 1);
     pool.for_each(x.rows(), [&](Index, Index t) noexcept { quantize_row(x.row(t), x.cols(), tokens.row(t)); });
-    const auto size = [&](const PackedMatrix<Q>& weights) {
-        constexpr Index token_multiple = 12;  // of the tokens of a tile
-        return TaskSize(pool.threads(), x.rows(), tokens.cols() * static_cast<Index>(sizeof(Group)), token_multiple,
-                        weights.panels(), weights.panel_bytes(), 1);
+    const auto run = [&](Index tokens_per_task, auto body) {
+        const auto size = [&](const PackedMatrix<Q>& weights) {
+            return TaskSize(pool.threads(), x.rows(), tokens_per_task, weights.panels(), weights.panel_bytes(), 1);
+        };
+        for_each_task(pool, products, size,
+                      [&](const auto& product, Index worker, Index first, Index token, const TaskSize& task) {
+                          assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
+                          body(product, worker, first, std::min(product.weights.panels(), first + task.rows), token,
+                               std::min(x.rows(), token + task.tokens));
+                      });
     };
-    for_each_task(pool, products, size, [&](const auto& product, Index first, Index token, const TaskSize& task) {
-        assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
-        const PanelBlock<Q, Architecture, planes> block(product.weights, tokens, product.out, update);
-        const Index last = std::min(product.weights.panels(), first + task.rows);
-        if (x.rows() == 1) return block.run_alone(first, last, 0);
-        for (Index panel = first; panel < last; ++panel)
-            block.run(panel, token, std::min(x.rows(), token + task.tokens));
-    });
+    if constexpr (WidensQuads<Lanes>) {
+        using Block = WidenedPanels<Q, Architecture, Group>;
+        if (x.rows() >= Block::least_tokens) {
+            const Index tokens_per_task = Block::tokens_per_task(x.rows());
+            const auto scratch =
+                frame.template matrix<std::byte>(pool.threads(), Block::scratch_bytes(tokens_per_task));
+            return run(tokens_per_task,
+                       [&](const auto& product, Index worker, Index first, Index last, Index token, Index last_token) {
+                           const Block block(product.weights, tokens, product.out, update, scratch.row(worker));
+                           for (Index panel = first; panel < last; ++panel) block.run(panel, token, last_token);
+                       });
+        }
+    }
+    constexpr Index token_multiple = 12;  // of the tokens of a tile
+    const Index token_bytes = tokens.cols() * static_cast<Index>(sizeof(Group));
+    run(TaskSize::tokens_in_cache(token_bytes, token_multiple),
+        [&](const auto& product, Index, Index first, Index last, Index token, Index last_token) {
+            const PanelBlock<Q, Architecture, Group> block(product.weights, tokens, product.out, update);
+            if (x.rows() == 1) return block.run_alone(first, last, 0);
+            for (Index panel = first; panel < last; ++panel) block.run(panel, token, last_token);
+        });
 }
 
 }  // namespace mistral::cpu

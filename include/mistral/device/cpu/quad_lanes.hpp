@@ -20,6 +20,7 @@ namespace mistral::cpu {
 /// what makes up for that.
 template <class Architecture>
 struct QuadLanes {
+    using Digit = std::int8_t;
     static constexpr std::size_t vectors = 1;
     static constexpr int tokens(int) { return 1; }  // in a tile, by planes of digits
     struct Integers {
@@ -78,6 +79,7 @@ struct QuadLanes {
 #if defined(MISTRAL_HAS_AVX512_DOT)
 template <>
 struct QuadLanes<Avx512Dot> {
+    using Digit = std::int8_t;
     static constexpr std::size_t vectors = 2;
     static constexpr int tokens(int planes) { return planes == 2 ? 4 : 6; }  // of 32 registers, 24 hold sums
     using Integers = __m512i;
@@ -132,12 +134,14 @@ struct QuadLanes<Avx512Dot> {
 #endif
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-/// AVX2 multiplies unsigned by signed bytes and adds pairs of them in 16 bits, where two products of 127 * 127 have
-/// room and those of 255 have not: so levels are signed, and their signs move to the digits.
+/// AVX2 has no dot products of bytes that are as exact and as fast as those of pairs of 16 bits: levels are widened,
+/// and activations are numbers of 16 bits. The even and the odd weights of a quad become a pair each, without a
+/// shuffle: the numbers of a quad lie in the order 0, 2, 1, 3.
 template <>
 struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
+    using Digit = std::int16_t;
     static constexpr std::size_t vectors = 4;
-    static constexpr int tokens(int planes) { return planes == 2 ? 1 : 2; }  // of 16 registers, 8 hold products
+    static constexpr int tokens(int) { return 2; }  // of 16 registers, 8 hold products
     using Integers = __m256i;
     using Floats = __m256;
     using Quads = __m256i;
@@ -162,15 +166,25 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
             }
         });
     }
-    static Integers dot(Quads levels, const std::int8_t* x, Integers sum) {
-        std::int32_t quad;
-        std::memcpy(&quad, x, sizeof(quad));
-        const __m256i digits = _mm256_set1_epi32(quad);
-        const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(levels), _mm256_sign_epi8(digits, levels));
-        return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    static Integers dot(Quads levels, const std::int16_t* x, Integers sum) {
+        Quads pairs[2];
+        widen(levels, pairs);
+        return dot_pairs(pairs[1], x + 2, dot_pairs(pairs[0], x, sum));
     }
-    static Integers join(Integers upper, Integers lower) {
-        return _mm256_add_epi32(_mm256_slli_epi32(upper, 7), lower);
+    /// Bytes -> the pairs of even ones, the pairs of odd ones.
+    static void widen(Quads levels, Quads (&pairs)[2]) {
+        pairs[0] = _mm256_srai_epi16(_mm256_slli_epi16(levels, 8), 8);
+        pairs[1] = _mm256_srai_epi16(levels, 8);
+    }
+    /// In assembly, since GCC 12 first makes all products of a tile, and then lacks registers.
+    static Integers dot_pairs(Quads pairs, const std::int16_t* x, Integers sum) {
+        std::int32_t pair;
+        std::memcpy(&pair, x, sizeof(pair));
+        Integers products;
+        asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0"
+            : "+x"(sum), "=x"(products)
+            : "x"(pairs), "x"(_mm256_set1_epi32(pair)));
+        return sum;
     }
     static Floats load_scales(const std::byte* scales) {
         return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
@@ -178,6 +192,7 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
     static Floats multiply_add(Integers products, Floats scales, float scale, Floats sum) {
         return _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), _mm256_mul_ps(scales, _mm256_set1_ps(scale)), sum);
     }
+    static Floats load(const float* sums) { return _mm256_loadu_ps(sums); }
     static void store(Floats sums, float* to) { _mm256_storeu_ps(to, sums); }
 
   private:

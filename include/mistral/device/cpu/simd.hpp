@@ -117,6 +117,20 @@ template <class Vector, std::size_t parts>
     return sum;
 }
 
+#if defined(__AVX2__) && defined(__FMA__)
+/// In assembly, since GCC 12 otherwise loads what stands in a register once more for every use.
+template <std::size_t parts>
+[[nodiscard]] Batch<float, xsimd::fma3<xsimd::avx2>> multiply_add(
+    const std::array<Batch<float, xsimd::fma3<xsimd::avx2>>, parts>& weights,
+    const std::array<Batch<float, xsimd::fma3<xsimd::avx2>>, parts>& x, Batch<float, xsimd::fma3<xsimd::avx2>> sum) {
+    __m256 s = sum;
+    unroll<parts>([&](auto p) {
+        asm("vfmadd231ps %2, %1, %0" : "+x"(s) : "x"(__m256(weights[p])), "x"(__m256(x[p])));
+    });
+    return s;
+}
+#endif
+
 /// Formats of 16 bits: a register of 32-bit lanes holds the weights 2 i in the lanes' lower and 2 i + 1 in their upper
 /// halves, so that neither a shuffle nor a widening load is needed: first come the even weights, then the odd ones.
 template <class Architecture>

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <mistral/base/types.hpp>
+#include <mistral/device/cpu/avx512_dot.hpp>
+#include <mistral/device/cpu/simd.hpp>
+
+#include <array>
+#include <cstddef>
+
+namespace mistral::cpu {
+
+/// The dot products of `rows` weight rows with `tokens` packed activation rows over whole steps, in registers.
+/// weights: row r starts at weights + r * weight_stride; x: row t starts at x + t * x_stride.
+template <class S, class Architecture, std::size_t rows, std::size_t tokens>
+struct DotTile {
+    using Lanes = WeightLanes<S, Architecture>;
+    using Packed = typename Lanes::Packed;
+    using Vector = Batch<Activation<S>, Architecture>;
+
+    Vector sums[rows][tokens];
+
+    DotTile() {
+        unroll<rows * tokens>([this](auto i) { sums[i / tokens][i % tokens] = Vector(Activation<S>(0)); });
+    }
+
+    /// With every step, asks for the `lines_ahead` cache lines that follow in `ahead`.
+    void accumulate(const S* weights, Index weight_stride, const Packed* x, Index x_stride, Index steps,
+                    const std::byte* ahead, int lines_ahead) {
+        for (Index step = 0; step < steps; ++step, weights += Lanes::step, x += Lanes::step) {
+            for (int i = 0; i < lines_ahead; ++i, ahead += cache_line) prefetch(ahead);
+            add(weights, weight_stride, x, x_stride);
+        }
+    }
+
+    /// Keeps the operands of the shorter side in registers, so that each is loaded once.
+    void add(const S* weights, Index weight_stride, const Packed* x, Index x_stride) {
+        const auto row = [=](auto r) { return Lanes::load(weights + static_cast<Index>(r) * weight_stride); };
+        const auto token = [=](auto t) { return Lanes::load_packed(x + static_cast<Index>(t) * x_stride); };
+        if constexpr (rows <= tokens) {
+            typename Lanes::Operand kept[rows];
+            unroll<rows>([&](auto r) { kept[r] = row(r); });
+            unroll<tokens>([&](auto t) {
+                const auto other = token(t);
+                unroll<rows>([&](auto r) { sums[r][t] = multiply_add(kept[r], other, sums[r][t]); });
+            });
+        } else {
+            typename Lanes::Operand kept[tokens];
+            unroll<tokens>([&](auto t) { kept[t] = token(t); });
+            unroll<rows>([&](auto r) {
+                const auto other = row(r);
+                unroll<tokens>([&](auto t) { sums[r][t] = multiply_add(other, kept[t], sums[r][t]); });
+            });
+        }
+    }
+};
+
+/// The sizes of the register tile: as many sums as leave registers for the operands.
+template <class Architecture>
+struct TileSize {
+    static constexpr bool many_registers = lanes<float, Architecture> >= 16;  // AVX-512 has 32, the others 16
+    static constexpr int tokens = many_registers ? 6 : 2;
+
+    /// Weight rows beside so many tokens: the fewer tokens, the more rows, which are so many streams from memory.
+    static constexpr int rows(int tokens) {
+        if (many_registers && tokens == 4) return 6;
+        return tokens <= (many_registers ? 3 : 1) ? 8 : 4;
+    }
+    /// Memory is all for one token, and gives one long stream the fastest. Vectors must be so large that a single sum
+    /// keeps up, and the token so short that it stays in L1 meanwhile.
+    static constexpr bool takes_single_rows(Index token_bytes) { return many_registers && token_bytes <= 16 * 1024; }
+    static constexpr int row_multiple = 24;  // holds whole tiles of any size
+};
+
+}  // namespace mistral::cpu

@@ -1,0 +1,144 @@
+#pragma once
+
+#include <mistral/base/matrix_view.hpp>
+#include <mistral/device/cpu/packed_matrix.hpp>
+#include <mistral/device/cpu/quad_lanes.hpp>
+#include <mistral/device/cpu/simd.hpp>
+#include <mistral/device/cpu/token_group.hpp>
+#include <mistral/device/device.hpp>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <concepts>
+#include <cstddef>
+
+namespace mistral::cpu {
+
+/// The products of panels with quantised tokens [tokens, groups].
+template <QuantizedScalar Q, class Architecture, class Group>
+class PanelBlock {
+  public:
+    PanelBlock(const PackedMatrix<Q>& weights, MatrixView<const Group> x, MatrixView<float> out, Update update)
+        : weights_(weights), x_(x), out_(out), update_(update) {}
+
+    /// One token with the panels first … last - 1. In Q4 two of them at the same time: memory gives two streams faster
+    /// than one where there is little to read between two sums; in Q8 one is faster.
+    void run_alone(Index first, Index last, Index token) const {
+        const Index pairs = std::same_as<Q, Q4> ? (last - first) / 2 : 0;
+        for (Index panel = first; panel < first + pairs; ++panel) tile<1, 2>({panel, panel + pairs}, token, nullptr, 0);
+        for (Index panel = first + 2 * pairs; panel < last; ++panel) tile<1, 1>({panel}, token, nullptr, 0);
+    }
+
+    /// The tokens in as few tiles as hold them, all about equally large.
+    void run(Index panel, Index first_token, Index last_token) const {
+        constexpr Index most = Lanes::tokens(planes);
+        const Index tokens = last_token - first_token;
+        tiles_of<static_cast<int>(most)>(panel, first_token, tokens, (tokens + most - 1) / most);
+    }
+
+  private:
+    using Matrix = PackedMatrix<Q>;
+    using Lanes = QuadLanes<Architecture>;
+    static constexpr int planes = Group::planes;
+
+    /// Tiles of `most` tokens or one fewer, of the largest `most` that leaves none of them empty. Each fetches a part
+    /// of the panel that follows; alone, what is a little ahead of it.
+    template <int most>
+    void tiles_of(Index panel, Index token, Index tokens, Index tiles) const {
+        if constexpr (most > 1)
+            if (tokens <= (most - 1) * tiles) return tiles_of<most - 1>(panel, token, tokens, tiles);
+        const Index large = tokens - (most - 1) * tiles;
+        constexpr Index lines = Matrix::group_bytes / cache_line;
+        constexpr Index groups_ahead = 4;
+        const Index lines_ahead = tiles > 1 || std::same_as<Q, Q4> ? (lines + tiles - 1) / tiles : 0;
+        const std::byte* ahead =
+            weights_.panel(panel) + (tiles == 1 ? groups_ahead * Matrix::group_bytes : weights_.panel_bytes());
+        for (Index i = 0; i < tiles; ++i, ahead += weights_.panel_bytes() / tiles)
+            if (i < large) {
+                tile<most, 1>({panel}, token, ahead, lines_ahead);
+                token += most;
+            } else if constexpr (most > 1) {
+                tile<most - 1, 1>({panel}, token, ahead, lines_ahead);
+                token += most - 1;
+            }
+    }
+
+    /// Flattened, so that at any level of optimisation the sums are registers.
+    template <int tokens, std::size_t panels = 1>
+    [[gnu::flatten]] void tile(std::array<Index, panels> panel, Index token, const std::byte* ahead,
+                               Index lines_ahead) const {
+        typename Lanes::Floats sums[panels * tokens][Lanes::vectors];
+        unroll<panels * tokens * Lanes::vectors>(
+            [&](auto i) { sums[i / Lanes::vectors][i % Lanes::vectors] = Lanes::zero(); });
+        std::array<const std::byte*, panels> group;
+        for (std::size_t i = 0; i < panels; ++i) group[i] = weights_.panel(panel[i]);
+        const Group* x = x_.row(token);
+        for (Index g = 0; g < weights_.groups(); ++g, ++x) {
+            if constexpr (tokens > 1)
+                for (Index i = 0; i < lines_ahead; ++i, ahead += cache_line) prefetch(ahead);
+            unroll<panels>([&](auto i) {
+                add_group<tokens, tokens * i>(group[i], x, sums);
+                group[i] += Matrix::group_bytes;
+                // Registers lack for the loads of several panels, if compilers mix them.
+                if constexpr (panels > 1) std::atomic_signal_fence(std::memory_order_seq_cst);
+            });
+        }
+        unroll<panels * tokens>([&](auto i) {
+            constexpr std::size_t p = i / tokens, t = i % tokens;
+            std::array<float, Matrix::panel_rows> values;
+            unroll<Lanes::vectors>(
+                [&](auto v) { Lanes::store(sums[i][v], values.data() + values.size() / Lanes::vectors * v); });
+            write(panel[p], token + static_cast<Index>(t), values);
+        });
+    }
+
+    /// Adds a group's products to the sums of the tokens, which begin at `first`.
+    template <int tokens, std::size_t first, class Sums>
+    void add_group(const std::byte* group, const Group* x, Sums& sums) const {
+        constexpr Index pair_bytes = Matrix::code_bytes / (group_size / (2 * Matrix::quad));
+        typename Lanes::Integers products[tokens][planes][Lanes::vectors];
+        unroll<tokens * planes>([&](auto i) {
+            constexpr std::size_t t = i / planes, p = i % planes;
+            const auto offset = Lanes::start(x[static_cast<Index>(t) * x_.stride()].offsets[p]);
+            unroll<Lanes::vectors>([&](auto v) { products[t][p][v] = offset; });
+        });
+        const std::byte* codes = group + Matrix::scale_bytes;
+        for (std::size_t i = 0; i < group_size; i += 2 * Matrix::quad, codes += pair_bytes) {
+            typename Lanes::Quads quads[2][Lanes::vectors];
+            Lanes::template load_pair<Q>(codes, quads);
+            unroll<2 * tokens * planes>([&](auto j) {
+                constexpr std::size_t q = j / (tokens * planes), t = j / planes % tokens, p = j % planes;
+                const typename Lanes::Digit* digits =
+                    x[static_cast<Index>(t) * x_.stride()].digits[p].data() + i + q * Matrix::quad;
+                unroll<Lanes::vectors>(
+                    [&](auto v) { products[t][p][v] = Lanes::dot(quads[q][v], digits, products[t][p][v]); });
+            });
+        }
+        unroll<Lanes::vectors>([&](auto v) {
+            const auto scales = Lanes::load_scales(group + Matrix::scale_bytes / Lanes::vectors * v);
+            unroll<tokens>([&](auto t) {
+                auto product = products[t][0][v];
+                if constexpr (planes == 2) product = Lanes::join(product, products[t][1][v]);
+                const float scale = x[static_cast<Index>(t) * x_.stride()].scale;
+                sums[first + t][v] = Lanes::multiply_add(product, scales, scale, sums[first + t][v]);
+            });
+        });
+    }
+
+    void write(Index panel, Index token, const std::array<float, Matrix::panel_rows>& values) const {
+        const Index first = panel * Matrix::panel_rows;
+        float* out = out_.row(token) + first;
+        for (Index r = 0; r < std::min(Matrix::panel_rows, out_.cols() - first); ++r) {
+            const float value = values[static_cast<std::size_t>(r)];
+            out[r] = update_ == Update::add ? out[r] + value : value;
+        }
+    }
+
+    const Matrix& weights_;
+    MatrixView<const Group> x_;
+    MatrixView<float> out_;
+    Update update_;
+};
+
+}  // namespace mistral::cpu
