@@ -124,9 +124,8 @@ template <std::size_t parts>
     const std::array<Batch<float, xsimd::fma3<xsimd::avx2>>, parts>& weights,
     const std::array<Batch<float, xsimd::fma3<xsimd::avx2>>, parts>& x, Batch<float, xsimd::fma3<xsimd::avx2>> sum) {
     __m256 s = sum;
-    unroll<parts>([&](auto p) {
+    for (std::size_t p = 0; p < parts; ++p)
         asm("vfmadd231ps %2, %1, %0" : "+x"(s) : "x"(__m256(weights[p])), "x"(__m256(x[p])));
-    });
     return s;
 }
 #endif
