@@ -3,7 +3,9 @@
 #include "device/cuda/emulation/tests/device_buffer.hpp"
 #include "emulation.hpp"
 
-#include <mistral/device/cuda/kernels/attention.cuh>
+#include <mistral/device/cuda/attention_shapes.hpp>
+#include <mistral/device/cuda/check.hpp>
+#include <mistral/device/cuda/kernels.hpp>
 
 #include <algorithm>
 #include <cmath>
