@@ -5,6 +5,7 @@
 #include <mistral/device/cpu/simd.hpp>
 
 #include <array>
+#include <concepts>
 #include <cstddef>
 
 namespace mistral::cpu {
@@ -54,11 +55,13 @@ struct DotTile {
     }
 };
 
-/// The sizes of the register tile: as many sums as leave registers for the operands.
-template <class Architecture>
+/// The sizes of the register tile: as many sums as leave registers for the operands, which are fewer where weights are
+/// multiplied as they are.
+template <class S, class Architecture>
 struct TileSize {
     static constexpr bool many_registers = lanes<float, Architecture> >= 16;  // AVX-512 has 32, the others 16
-    static constexpr int tokens = many_registers ? 6 : 2;
+    static constexpr int tokens =
+        many_registers ? 6 : (std::same_as<typename WeightLanes<S, Architecture>::Packed, S> ? 3 : 2);
 
     /// Weight rows beside so many tokens: the fewer tokens, the more rows, which are so many streams from memory.
     static constexpr int rows(int tokens) {

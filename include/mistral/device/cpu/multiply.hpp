@@ -112,7 +112,7 @@ void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x,
             });
         }
     }
-    using Size = TileSize<Architecture>;
+    using Size = TileSize<S, Architecture>;
     const Index token_bytes = packed.cols() * static_cast<Index>(sizeof(Packed));
     run(TaskSize::tokens_in_cache(token_bytes, Size::tokens), Size::row_multiple, [&](const auto& product, Index) {
         return RowBlock<S, Architecture>(product.weights.view, packed, product.out, update);

@@ -24,7 +24,7 @@ class RowBlock {
 
     /// The tokens in as few tiles as hold them, all about equally large.
     void run(Index first_row, Index last_row, Index first_token, Index last_token) const {
-        constexpr Index most = TileSize<Architecture>::tokens;
+        constexpr Index most = TileSize<S, Architecture>::tokens;
         const Index tokens = last_token - first_token;
         if (tokens == 0) return;
         const Index tiles = (tokens + most - 1) / most;
@@ -38,11 +38,11 @@ class RowBlock {
         if constexpr (most > 1)
             if (tokens <= (most - 1) * tiles)
                 return tiles_of<most - 1>(tokens, tiles, first_row, last_row, first_token);
-        constexpr int rows = TileSize<Architecture>::rows(most);
+        constexpr int rows = TileSize<S, Architecture>::rows(most);
         const Index large = tokens - (most - 1) * tiles;
         Index row = first_row;
         if constexpr (most == 1)
-            if (tiles == 1 && TileSize<Architecture>::takes_single_rows(x_.cols() * Index{sizeof(Packed)}))
+            if (tiles == 1 && TileSize<S, Architecture>::takes_single_rows(x_.cols() * Index{sizeof(Packed)}))
                 for (; row < last_row; ++row) tile<1, 1>(row, first_token, nullptr, 0);
         for (; row + rows <= last_row; row += rows) row_of_tiles<rows, most>(row, first_token, tiles, large);
         for (; row + 2 <= last_row; row += 2) row_of_tiles<2, most>(row, first_token, tiles, large);

@@ -65,7 +65,7 @@ class WidenedBlock {
     static constexpr Index stretch = 256;
     static constexpr Index panel_rows = 16;  // 16 KiB of widened weights
     static constexpr Index tile_rows = 4;
-    static constexpr Index tile_tokens = TileSize<Architecture>::many_registers ? 6 : 3;
+    static constexpr Index tile_tokens = TileSize<A, Architecture>::tokens;
 
     void widen(Index row, Index count, Index input) const {
         for (Index r = 0; r < count; ++r)
