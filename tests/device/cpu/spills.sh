@@ -8,7 +8,7 @@ set -eu
 
 command -v objdump >/dev/null || { echo "skipped: objdump is missing"; exit 77; }
 objdump -d --no-show-raw-insn "$1" | awk '
-    /^[0-9a-f]+ <.*>:$/ { name = $2; widened = /Widened.*tile/; count = 0; innermost_from = 0; split("", at); next }
+    /^[0-9a-f]+ <.*>:$/ { name = $2; widened = /Widened/; count = 0; innermost_from = 0; split("", at); next }
     $1 ~ /^[0-9a-f]+:$/ {
         at[substr($1, 1, length($1) - 1)] = ++count
         is_dot[count] = $2 ~ (widened ? "^(vpmaddwd|vfmadd231ps)$" : "^(vpdpbusd|vdpbf16ps)$")
