@@ -5,6 +5,7 @@
 #include <mistral/device/cpu/dot_tile.hpp>
 #include <mistral/device/cpu/row_block.hpp>
 #include <mistral/device/cpu/simd.hpp>
+#include <mistral/device/cpu/tasks.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
 #include <mistral/device/cpu/widened_block.hpp>
 #include <mistral/device/device.hpp>
@@ -19,59 +20,6 @@
 /// Linear maps. Every output is one dot product whose order of summation depends on nothing but the number of inputs,
 /// so that the same token gives the same bits alone or in a chunk, on any number of threads.
 namespace mistral::cpu {
-
-/// How a product is cut into tasks: so many tokens at a time; and rows in long stretches, which memory reads faster
-/// than short ones, but so few that threads finish together. Where several tasks of tokens want the same rows, these
-/// are so few that they come from a shared cache again.
-struct TaskSize {
-    Index tokens = 0;
-    Index rows = 0;
-    Index token_tasks = 0;
-    Index row_tasks = 0;
-
-    TaskSize() = default;
-    TaskSize(Index threads, Index all_tokens, Index tokens_per_task, Index all_rows, Index row_bytes,
-             Index row_multiple)
-        : tokens(tokens_per_task) {
-        constexpr Index row_bytes_per_task = 256 * 1024;
-        constexpr Index tasks_per_thread = 8;
-        token_tasks = (all_tokens + tokens - 1) / tokens;
-        const Index stretch = all_rows * row_bytes / (tasks_per_thread * threads);
-        rows = fit(token_tasks == 1 ? std::max(row_bytes_per_task, stretch)
-                                    : row_bytes_per_task * std::min<Index>(token_tasks, 8),
-                   row_bytes, row_multiple);
-        row_tasks = (all_rows + rows - 1) / rows;
-    }
-
-    [[nodiscard]] Index count() const { return row_tasks * token_tasks; }
-
-    /// As many tokens as stay in a core's L2 while rows pass.
-    static Index tokens_in_cache(Index token_bytes, Index multiple) { return fit(352 * 1024, token_bytes, multiple); }
-
-  private:
-    static Index fit(Index bytes, Index each, Index multiple) {
-        return std::max(multiple, bytes / std::max<Index>(1, each) / multiple * multiple);
-    }
-};
-
-/// Cuts each product into tasks, size(weights) telling how, and calls body(product, worker, first_row, first_token,
-/// size) for all of them, on the pool's threads.
-template <class M, class A, class Size, class Body>
-void for_each_task(ThreadPool& pool, std::span<const Product<M, A>> products, Size size, Body body) {
-    assert(products.size() <= most_products);
-    std::array<TaskSize, most_products> sizes;
-    Index tasks = 0;
-    for (std::size_t i = 0; i < products.size(); ++i) {
-        sizes[i] = size(products[i].weights);
-        tasks += sizes[i].count();
-    }
-    pool.for_each(tasks, [&](Index worker, Index task) noexcept {
-        std::size_t i = 0;
-        for (; task >= sizes[i].count(); ++i) task -= sizes[i].count();
-        body(products[i], worker, task / sizes[i].token_tasks * sizes[i].rows,
-             task % sizes[i].token_tasks * sizes[i].tokens, sizes[i]);
-    });
-}
 
 /// x [tokens, inputs], of each product the weights [outputs, inputs] -> out [tokens, outputs].
 template <class Architecture, class S, class Workspace>
@@ -105,7 +53,7 @@ void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x,
     if constexpr (std::same_as<Packed, Activation<S>>) {
         using Block = WidenedBlock<S, Architecture>;
         if (x.rows() >= Block::least_tokens) {
-            const Index tokens = Block::tokens_per_task(x.rows());
+            const Index tokens = TaskSize::tokens_evenly(x.rows(), Block::most_tokens, Block::tile_tokens);
             const auto scratch = frame.template matrix<Packed>(pool.threads(), Block::scratch_size(tokens));
             return run(tokens, Block::row_multiple, [&](const auto& product, Index worker) {
                 return Block(product.weights.view, packed, product.out, update, scratch.row(worker));

@@ -1,10 +1,10 @@
 #pragma once
 
 #include <mistral/base/matrix_view.hpp>
-#include <mistral/device/cpu/multiply.hpp>
 #include <mistral/device/cpu/packed_matrix.hpp>
 #include <mistral/device/cpu/panel_block.hpp>
 #include <mistral/device/cpu/quad_lanes.hpp>
+#include <mistral/device/cpu/tasks.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
 #include <mistral/device/cpu/token_group.hpp>
 #include <mistral/device/cpu/widened_panels.hpp>
@@ -46,7 +46,7 @@ void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Produ
     if constexpr (WidensQuads<Lanes>) {
         using Block = WidenedPanels<Q, Architecture, Group>;
         if (x.rows() >= Block::least_tokens) {
-            const Index tokens_per_task = Block::tokens_per_task(x.rows());
+            const Index tokens_per_task = TaskSize::tokens_evenly(x.rows(), Block::most_tokens, Block::tile_tokens);
             const auto scratch =
                 frame.template matrix<std::byte>(pool.threads(), Block::scratch_bytes(tokens_per_task));
             return run(tokens_per_task,

@@ -19,14 +19,10 @@ class WidenedBlock {
     using A = Activation<S>;
 
     static constexpr Index least_tokens = 16;  ///< for fewer, to widen once more for each tile costs less
+    static constexpr Index most_tokens = 96;   ///< of a task, whose stretches stay in L2 beside the sums
+    static constexpr Index tile_tokens = TileSize<A, Architecture>::tokens;
     static constexpr Index row_multiple = 64;
 
-    /// In tasks that are about equally large, and whose stretches stay in L2 beside the sums.
-    static Index tokens_per_task(Index tokens) {
-        constexpr Index most = 96;
-        const Index tasks = (tokens + most - 1) / most;
-        return std::min(tokens, ((tokens + tasks - 1) / tasks + tile_tokens - 1) / tile_tokens * tile_tokens);
-    }
     /// Elements of memory that one thread needs for so many tokens.
     static Index scratch_size(Index tokens) { return panel_rows * stretch + row_multiple * tokens * vector; }
 
@@ -65,7 +61,6 @@ class WidenedBlock {
     static constexpr Index stretch = 256;
     static constexpr Index panel_rows = 16;  // 16 KiB of widened weights
     static constexpr Index tile_rows = 4;
-    static constexpr Index tile_tokens = TileSize<A, Architecture>::tokens;
 
     void widen(Index row, Index count, Index input) const {
         for (Index r = 0; r < count; ++r)

@@ -24,13 +24,9 @@ template <QuantizedScalar Q, class Architecture, class Group>
 class WidenedPanels {
   public:
     static constexpr Index least_tokens = 16;  ///< for fewer, to widen once more for each tile costs less
+    static constexpr Index most_tokens = 120;  ///< of a task, whose groups stay in L2
+    static constexpr Index tile_tokens = 5;
 
-    /// In tasks that are about equally large, and whose groups stay in L2.
-    static Index tokens_per_task(Index tokens) {
-        constexpr Index most = 120;
-        const Index tasks = (tokens + most - 1) / most;
-        return std::min(tokens, ((tokens + tasks - 1) / tasks + tile_tokens - 1) / tile_tokens * tile_tokens);
-    }
     /// Of memory that one thread needs for so many tokens.
     static Index scratch_bytes(Index tokens) {
         return groups_at_once * widened_bytes + tokens * Matrix::panel_rows * Index{sizeof(float)};
@@ -65,7 +61,6 @@ class WidenedPanels {
     static constexpr Index groups_at_once = 4;  // 16 KiB when they are widened
     static constexpr Index vectors = Lanes::vectors;
     static constexpr Index tile_vectors = 2;
-    static constexpr Index tile_tokens = 5;
     static constexpr Index pairs = group_size / 2;
     static constexpr Index group_quads = pairs * vectors;  // of widened ones
     static constexpr Index widened_bytes = group_quads * Index{sizeof(Quads)};

@@ -1,0 +1,73 @@
+#pragma once
+
+#include <mistral/base/types.hpp>
+#include <mistral/device/cpu/thread_pool.hpp>
+#include <mistral/device/device.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cassert>
+#include <cstddef>
+#include <span>
+
+namespace mistral::cpu {
+
+/// How a product is cut into tasks: so many tokens at a time; and rows in long stretches, which memory reads faster
+/// than short ones, but so few that threads finish together. Where several tasks of tokens want the same rows, these
+/// are so few that they come from a shared cache again.
+struct TaskSize {
+    Index tokens = 0;
+    Index rows = 0;
+    Index token_tasks = 0;
+    Index row_tasks = 0;
+
+    TaskSize() = default;
+    TaskSize(Index threads, Index all_tokens, Index tokens_per_task, Index all_rows, Index row_bytes,
+             Index row_multiple)
+        : tokens(tokens_per_task) {
+        constexpr Index row_bytes_per_task = 256 * 1024;
+        constexpr Index tasks_per_thread = 8;
+        token_tasks = (all_tokens + tokens - 1) / tokens;
+        const Index stretch = all_rows * row_bytes / (tasks_per_thread * threads);
+        rows = fit(token_tasks == 1 ? std::max(row_bytes_per_task, stretch)
+                                    : row_bytes_per_task * std::min<Index>(token_tasks, 8),
+                   row_bytes, row_multiple);
+        row_tasks = (all_rows + rows - 1) / rows;
+    }
+
+    [[nodiscard]] Index count() const { return row_tasks * token_tasks; }
+
+    /// As many tokens as stay in a core's L2 while rows pass.
+    static Index tokens_in_cache(Index token_bytes, Index multiple) { return fit(352 * 1024, token_bytes, multiple); }
+    /// At most so many tokens, and about as many in each task.
+    static Index tokens_evenly(Index all, Index most, Index multiple) {
+        const Index tasks = (all + most - 1) / most;
+        return std::min(all, ((all + tasks - 1) / tasks + multiple - 1) / multiple * multiple);
+    }
+
+  private:
+    static Index fit(Index bytes, Index each, Index multiple) {
+        return std::max(multiple, bytes / std::max<Index>(1, each) / multiple * multiple);
+    }
+};
+
+/// Cuts each product into tasks, size(weights) telling how, and calls body(product, worker, first_row, first_token,
+/// size) for all of them, on the pool's threads.
+template <class M, class A, class Size, class Body>
+void for_each_task(ThreadPool& pool, std::span<const Product<M, A>> products, Size size, Body body) {
+    assert(products.size() <= most_products);
+    std::array<TaskSize, most_products> sizes;
+    Index tasks = 0;
+    for (std::size_t i = 0; i < products.size(); ++i) {
+        sizes[i] = size(products[i].weights);
+        tasks += sizes[i].count();
+    }
+    pool.for_each(tasks, [&](Index worker, Index task) noexcept {
+        std::size_t i = 0;
+        for (; task >= sizes[i].count(); ++i) task -= sizes[i].count();
+        body(products[i], worker, task / sizes[i].token_tasks * sizes[i].rows,
+             task % sizes[i].token_tasks * sizes[i].tokens, sizes[i]);
+    });
+}
+
+}  // namespace mistral::cpu
