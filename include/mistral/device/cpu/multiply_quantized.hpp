@@ -17,8 +17,8 @@
 
 /// Linear maps with quantised weights. Activations become integers too, in the groups of the weights, and products are
 /// sums of integers, exact: what is rounded is the activations, each to within half of 1 / 16 320 of its group's
-/// largest in 15 bits, of 1 / 127 in 8. Sums over groups are binary32, in the order of the inputs,
-/// so that a token gives the same bits alone or in a chunk.
+/// largest in 15 bits, of 1 / 127 in 8. Sums over groups are binary32, in the order of the inputs, so that a token
+/// gives the same bits alone or in a chunk.
 namespace mistral::cpu {
 
 /// x [tokens, inputs], of each product the weights [outputs, inputs] -> out [tokens, outputs]; activations are integers

@@ -85,6 +85,15 @@ constexpr void unroll(Body&& body) {
     (std::make_index_sequence<count>{});
 }
 
+/// Calls body(count, token) for tiles of `most` tokens from `token` on, and one of those that are left before `last`;
+/// count is a constant.
+template <Index most, class Body>
+void for_each_tile(Index token, Index last, Body&& body) {
+    for (; token + most <= last; token += most) body(std::integral_constant<Index, most>{}, token);
+    if constexpr (most > 1)
+        if (token < last) for_each_tile<most - 1>(token, last, body);
+}
+
 inline constexpr Index cache_line = 64;  // bytes
 
 /// Asks for the cache line of `memory`, which need not be mapped.

@@ -71,20 +71,10 @@ class WidenedBlock {
     /// Adds the products of a stretch to the sums of a panel.
     void multiply(Index input, Index token, Index last_token, A* sums) const {
         const Index steps = std::min(stretch, padded_to_steps<S, Architecture>(weights_.cols()) - input) / vector;
-        for (; token + tile_tokens <= last_token; token += tile_tokens, sums += tile_tokens * panel_rows * vector)
-            tiles<tile_tokens>(input, token, steps, sums);
-        if (token < last_token) last_tiles<tile_tokens - 1>(input, token, last_token - token, steps, sums);
-    }
-    template <Index most>
-    void last_tiles(Index input, Index token, Index tokens, Index steps, A* sums) const {
-        if constexpr (most > 1)
-            if (tokens < most) return last_tiles<most - 1>(input, token, tokens, steps, sums);
-        tiles<most>(input, token, steps, sums);
-    }
-    template <Index tokens>
-    void tiles(Index input, Index token, Index steps, A* sums) const {
-        for (Index r = 0; r < panel_rows; r += tile_rows, sums += tile_rows * tokens * vector)
-            tile<tokens>(widened_ + r * stretch, x_.row(token) + input, steps, input == 0, sums);
+        for_each_tile<tile_tokens>(token, last_token, [&](auto tokens, Index first) {
+            for (Index r = 0; r < panel_rows; r += tile_rows, sums += tile_rows * tokens * vector)
+                tile<tokens>(widened_ + r * stretch, x_.row(first) + input, steps, input == 0, sums);
+        });
     }
 
     /// Flattened, so that at any level of optimisation the sums are registers.

@@ -87,22 +87,12 @@ class WidenedPanels {
 
     void multiply(const std::byte* packed, Index group, Index groups, Index token, Index last_token) const {
         float* sums = sums_;
-        for (; token + tile_tokens <= last_token; token += tile_tokens, sums += tile_tokens * Matrix::panel_rows)
-            tiles<tile_tokens>(packed, x_.row(token) + group, groups, sums);
-        if (token < last_token) last_tiles<tile_tokens - 1>(packed, group, groups, token, last_token - token, sums);
-    }
-    template <Index most>
-    void last_tiles(const std::byte* packed, Index group, Index groups, Index token, Index tokens, float* sums) const {
-        if constexpr (most > 1)
-            if (tokens < most) return last_tiles<most - 1>(packed, group, groups, token, tokens, sums);
-        tiles<most>(packed, x_.row(token) + group, groups, sums);
-    }
-    template <Index tokens>
-    void tiles(const std::byte* packed, const Group* x, Index groups, float* sums) const {
-        for (Index v = 0; v < vectors; v += tile_vectors, sums += tokens * tile_vectors * lanes)
-            for (Index g = 0; g < groups; ++g)
-                tile<tokens>(widened_ + g * group_quads + v * pairs, packed + g * Matrix::group_bytes + v * 2 * lanes,
-                             x + g, sums);
+        for_each_tile<tile_tokens>(token, last_token, [&](auto tokens, Index first) {
+            for (Index v = 0; v < vectors; v += tile_vectors, sums += tokens * tile_vectors * lanes)
+                for (Index g = 0; g < groups; ++g)
+                    tile<tokens>(widened_ + g * group_quads + v * pairs,
+                                 packed + g * Matrix::group_bytes + v * 2 * lanes, x_.row(first) + group + g, sums);
+        });
     }
 
     /// Flattened, so that at any level of optimisation the products are registers; and a function of its own, since
