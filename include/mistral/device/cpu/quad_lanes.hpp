@@ -14,10 +14,17 @@
 
 namespace mistral::cpu {
 
+/// The levels of Q4 as weights stand in products.
+inline constexpr auto unsigned_q4_levels = [] {
+    std::array<std::uint8_t, q4_levels.size()> all{};
+    for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<std::uint8_t>(q4_levels[i] + 128);
+    return all;
+}();
+
 /// The 32 rows of a panel as vectors of integers, and what is done with them: the primitives of quantised products that
-/// depend on the instruction set. A quad is four weights of each row, which meet four digits of a token. Here for every
-/// set, in a form that compilers can turn into its vectors; weights are unsigned in it, level + 128, and sums start at
-/// what makes up for that.
+/// depend on the instruction set. A quad is four weights of each row, which meet four digits of a token. Weights are
+/// unsigned, level + 128, and sums start at what makes up for that. Here for every set, in a form that compilers can
+/// turn into its vectors.
 template <class Architecture>
 struct QuadLanes {
     using Digit = std::int8_t;
@@ -47,8 +54,8 @@ struct QuadLanes {
                 quads[0][0].levels[i] = bytes[i];
                 quads[1][0].levels[i] = bytes[128 + i];
             } else {
-                quads[0][0].levels[i] = static_cast<std::uint8_t>(q4_levels[bytes[i] & 15u] + 128);
-                quads[1][0].levels[i] = static_cast<std::uint8_t>(q4_levels[bytes[i] >> 4] + 128);
+                quads[0][0].levels[i] = unsigned_q4_levels[bytes[i] & 15u];
+                quads[1][0].levels[i] = unsigned_q4_levels[bytes[i] >> 4];
             }
     }
     static Integers dot(const Quads& weights, const std::int8_t* x, Integers sum) {
@@ -123,12 +130,7 @@ struct QuadLanes<Avx512Dot> {
 
   private:
     static __m512i levels() {
-        static constexpr auto unsigned_levels = [] {
-            std::array<std::uint8_t, 16> all{};
-            for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<std::uint8_t>(q4_levels[i] + 128);
-            return all;
-        }();
-        return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(unsigned_levels.data())));
+        return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(unsigned_q4_levels.data())));
     }
 };
 #endif
@@ -147,22 +149,19 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
     using Quads = __m256i;
 
     static Floats zero() { return _mm256_setzero_ps(); }
-    static Integers start(std::int32_t) { return _mm256_setzero_si256(); }
+    static Integers start(std::int32_t offset) { return _mm256_set1_epi32(offset); }
 
     template <QuantizedScalar Q>
     static void load_pair(const std::byte* codes, Quads (&quads)[2][vectors]) {
         unroll<vectors>([&](auto v) {
             const __m256i first = load(codes + 32 * v);
             if constexpr (std::same_as<Q, Q8>) {
-                const __m256i offset = _mm256_set1_epi8(-128);
-                quads[0][v] = _mm256_xor_si256(first, offset);
-                quads[1][v] = _mm256_xor_si256(load(codes + 128 + 32 * v), offset);
+                quads[0][v] = first;
+                quads[1][v] = load(codes + 128 + 32 * v);
             } else {
                 const __m256i lower = _mm256_set1_epi8(15);
-                const __m256i levels =
-                    _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(q4_levels.data())));
-                quads[0][v] = _mm256_shuffle_epi8(levels, _mm256_and_si256(first, lower));
-                quads[1][v] = _mm256_shuffle_epi8(levels, _mm256_and_si256(_mm256_srli_epi16(first, 4), lower));
+                quads[0][v] = _mm256_shuffle_epi8(levels(), _mm256_and_si256(first, lower));
+                quads[1][v] = _mm256_shuffle_epi8(levels(), _mm256_and_si256(_mm256_srli_epi16(first, 4), lower));
             }
         });
     }
@@ -173,8 +172,8 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
     }
     /// Bytes -> the pairs of even ones, the pairs of odd ones.
     static void widen(Quads levels, Quads (&pairs)[2]) {
-        pairs[0] = _mm256_srai_epi16(_mm256_slli_epi16(levels, 8), 8);
-        pairs[1] = _mm256_srai_epi16(levels, 8);
+        pairs[0] = _mm256_and_si256(levels, _mm256_set1_epi16(0xff));
+        pairs[1] = _mm256_srli_epi16(levels, 8);
     }
     /// In assembly, since GCC 12 first makes all products of a tile, and then lacks registers.
     static Integers dot_pairs(Quads pairs, const std::int16_t* x, Integers sum) {
@@ -196,6 +195,10 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
     static void store(Floats sums, float* to) { _mm256_storeu_ps(to, sums); }
 
   private:
+    static __m256i levels() {
+        return _mm256_broadcastsi128_si256(
+            _mm_loadu_si128(reinterpret_cast<const __m128i*>(unsigned_q4_levels.data())));
+    }
     static __m256i load(const std::byte* codes) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)); }
 };
 #endif

@@ -14,8 +14,8 @@
 namespace mistral::cpu {
 
 /// A group of a token's activations as integers of 15 or 8 bits over a common scale. Where digits have 8 bits, integers
-/// of 15 are two planes of digits of 7, and weights are unsigned in the products, level + 128: the sum of the digits
-/// times -128 makes up for that.
+/// of 15 are two planes of digits of 7. Weights are unsigned in the products, level + 128: the sum of the digits times
+/// -128 makes up for that.
 template <int bits, class Digit>
 struct TokenGroup {
     static constexpr int planes = bits == 15 && sizeof(Digit) == 1 ? 2 : 1;

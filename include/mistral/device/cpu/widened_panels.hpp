@@ -101,7 +101,10 @@ class WidenedPanels {
     [[gnu::flatten, gnu::noinline]] void tile(const Quads* weights, const std::byte* scales, const Group* x,
                                               float* sums) const {
         typename Lanes::Integers products[tokens][tile_vectors];
-        unroll<tokens * tile_vectors>([&](auto i) { products[i / tile_vectors][i % tile_vectors] = Lanes::start(0); });
+        unroll<tokens * tile_vectors>([&](auto i) {
+            constexpr std::size_t t = i / tile_vectors;
+            products[t][i % tile_vectors] = Lanes::start(x[Index{t} * x_.stride()].offsets[0]);
+        });
         for (Index pair = 0; pair < pairs; ++pair, weights += tile_vectors)
             unroll<tokens * tile_vectors>([&](auto i) {
                 constexpr std::size_t t = i / tile_vectors, v = i % tile_vectors;
