@@ -62,7 +62,8 @@ class AttentionTile {
 
     /// Elements of scratch memory that a worker needs.
     [[nodiscard]] static Index scratch_size(const Shape& shape) {
-        return 2 * keys_per_block * width(shape) + tokens_per_tile * shape.group() * (width(shape) + keys_per_block);
+        return 2 * keys_per_block * width(shape) +
+               tokens_per_tile * shape.group() * (width(shape) + keys_per_block + 1);
     }
 
     AttentionTile(A* scratch, const HeadQueries& place)
@@ -77,6 +78,7 @@ class AttentionTile {
         values_ = take(keys_per_block, width_);
         queries_ = take(queries, width_);
         scores_ = take(queries, keys_per_block);
+        rescale_ = take(1, queries).row(0);
     }
 
     /// queries [tokens, query_heads * head_dim], of which the heads of the tile's kv_head are taken. Comes before
@@ -100,11 +102,12 @@ class AttentionTile {
             const Index to = std::min(end, block + keys_per_block);
             load(runs, block, from, to);
             score(from - block, to - block);
-            for (Index token = 0; token < place_.tokens; ++token) {
-                const Index begin = std::max(from, window_.first_visible(place_.position + token));
-                const Index behind = std::min(to, place_.position + token + 1);
-                if (begin < behind) add_values(token, begin - block, behind - block, result);
-            }
+            for (Index token = 0; token < place_.tokens; ++token)
+                visible_[static_cast<std::size_t>(token)] = {
+                    std::max(from, window_.first_visible(place_.position + token)) - block,
+                    std::min(to, place_.position + token + 1) - block};
+            for (Index q = 0; q < place_.count(); ++q) exponentiate(q, result);
+            add_values(result);
         }
     }
 
@@ -120,6 +123,14 @@ class AttentionTile {
     }
 
   private:
+    /// Keys of a block: first … last - 1.
+    struct KeyRange {
+        Index first = 0;
+        Index last = 0;
+
+        bool operator==(const KeyRange&) const = default;
+    };
+
     /// Fetches the keys and values of the positions first … last - 1 of the block that begins at `block`.
     void load(std::span<const KeyValueRun<C>> runs, Index block, Index first, Index last) {
         for (const KeyValueRun<C>& run : runs)
@@ -135,36 +146,15 @@ class AttentionTile {
         RowBlock<A, Architecture>(keys_, queries_, scores_, Update::assign).run(first, last, 0, place_.count());
     }
 
-    /// Adds the values of the keys from … to - 1 of the block, weighted by the softmax so far, to the token's sums.
-    void add_values(Index token, Index from, Index to, PartialAttention<A> result) {
-        const Index begin = token * place_.shape.group();
-        const Index end = begin + place_.shape.group();
-        Index q = begin;
-        for (; q + 4 <= end; q += 4) add_values<4>(q, from, to, result);
-        for (; q < end; ++q) add_values<1>(q, from, to, result);
-    }
-
-    template <int queries>
-    void add_values(Index q, Index from, Index to, PartialAttention<A> result) {
-        std::array<A, queries> rescale;
-        std::array<A*, queries> sums;
-        for (std::size_t i = 0; i < rescale.size(); ++i) {
-            const Index query = q + static_cast<Index>(i);
-            rescale[i] = exponentiate(query, from, to, result.maximum(query), result.total(query));
-            sums[i] = result.sums(query);
-        }
-        Index column = 0;
-        for (; column + 2 * vector <= width_; column += 2 * vector)
-            add_columns<queries, 2>(q, from, to, column, rescale, sums);
-        for (; column < width_; column += vector) add_columns<queries, 1>(q, from, to, column, rescale, sums);
-    }
-
-    /// Scores -> exp(score - maximum) with the maximum of all scores so far, zeros outside from … to - 1. Returns what
-    /// the sums so far are to be multiplied with.
-    A exponentiate(Index q, Index from, Index to, A& maximum_so_far, A& total_so_far) {
+    /// Scores -> exp(score - maximum) with the maximum of all scores so far, zeros for keys that are out of sight.
+    void exponentiate(Index q, PartialAttention<A> result) {
+        const auto [from, to] = visible(q);
+        A& rescale = rescale_[q];
+        rescale = A(1);
+        if (from >= to) return;
         A* scores = scores_.row(q);
-        const A maximum = std::max(maximum_so_far, *std::max_element(scores + from, scores + to));
-        const A rescale = std::exp(maximum_so_far - maximum);
+        const A maximum = std::max(result.maximum(q), *std::max_element(scores + from, scores + to));
+        rescale = std::exp(result.maximum(q) - maximum);
         std::fill(scores, scores + from, -std::numeric_limits<A>::infinity());
         std::fill(scores + to, scores + keys_per_block, -std::numeric_limits<A>::infinity());
         Vector total(A(0));
@@ -173,29 +163,60 @@ class AttentionTile {
             weights.store_unaligned(scores + i);
             total += weights;
         }
-        maximum_so_far = maximum;
-        total_so_far = total_so_far * rescale + sum(total);
-        return rescale;
+        result.maximum(q) = maximum;
+        result.total(q) = result.total(q) * rescale + sum(total);
     }
 
-    template <int queries, int vectors>
-    void add_columns(Index q, Index from, Index to, Index column, const std::array<A, queries>& rescale,
-                     const std::array<A*, queries>& all_sums) {
-        Vector sums[queries][vectors];
-        for (int i = 0; i < queries; ++i)
-            for (int v = 0; v < vectors; ++v)
-                sums[i][v] = Vector::load_unaligned(all_sums[static_cast<std::size_t>(i)] + column + v * vector) *
-                             Vector(rescale[static_cast<std::size_t>(i)]);
-        for (Index key = from; key < to; ++key)
-            for (int v = 0; v < vectors; ++v) {
-                const auto value = Vector::load_unaligned(values_.row(key) + column + v * vector);
-                for (int i = 0; i < queries; ++i)
-                    sums[i][v] = xsimd::fma(Vector(scores_.row(q + i)[key]), value, sums[i][v]);
-            }
-        for (int i = 0; i < queries; ++i)
-            for (int v = 0; v < vectors; ++v)
-                sums[i][v].store_unaligned(all_sums[static_cast<std::size_t>(i)] + column + v * vector);
+    /// Adds the block's values, weighted by the softmax so far, to the sums: a few columns for all queries, which stay
+    /// in L1 meanwhile, then the next ones.
+    void add_values(PartialAttention<A> result) const {
+        Index column = 0;
+        for (; column + 2 * vector <= width_; column += 2 * vector) add_columns<2>(column, result);
+        for (; column < width_; column += vector) add_columns<1>(column, result);
     }
+
+    /// Queries that see the same keys, as many in one tile as registers hold the sums of.
+    template <int vectors>
+    void add_columns(Index column, PartialAttention<A> result) const {
+        constexpr Index most = 6;
+        Index q = 0;
+        while (q < place_.count()) {
+            const Index first = q;
+            const KeyRange keys = visible(first);
+            while (q < place_.count() && visible(q) == keys) ++q;
+            for_each_tile<most>(
+                first, q, [&](auto queries, Index start) { add_tile<queries, vectors>(start, keys, column, result); });
+        }
+    }
+
+    /// Flattened, so that at any level of optimisation the sums are registers.
+    template <Index queries, int vectors>
+    [[gnu::flatten]] void add_tile(Index q, KeyRange keys, Index column, PartialAttention<A> result) const {
+        using Operand = std::array<Vector, 1>;
+        constexpr std::size_t count = queries * vectors;
+        Vector sums[queries][vectors];
+        const auto for_each_sum = [&](auto body) {
+            unroll<count>([&](auto i) {
+                constexpr Index query = i / vectors, v = i % vectors;
+                body(sums[query][v], result.sums(q + query) + column + v * vector, rescale_[q + query]);
+            });
+        };
+        for_each_sum(
+            [](Vector& sum, const A* memory, A rescale) { sum = Vector::load_unaligned(memory) * Vector(rescale); });
+        const A* values = values_.row(keys.first) + column;
+        const A* weights = scores_.row(q) + keys.first;
+        for (Index key = keys.first; key < keys.last; ++key, values += values_.stride(), ++weights) {
+            Operand value[vectors];
+            unroll<vectors>([&](auto v) { value[v] = {Vector::load_unaligned(values + Index{v} * vector)}; });
+            unroll<queries>([&](auto i) {
+                const Operand weight{Vector(weights[Index{i} * keys_per_block])};
+                unroll<vectors>([&](auto v) { sums[i][v] = multiply_add(weight, value[v], sums[i][v]); });
+            });
+        }
+        for_each_sum([](const Vector& sum, A* memory, A) { sum.store_unaligned(memory); });
+    }
+
+    [[nodiscard]] KeyRange visible(Index q) const { return visible_[static_cast<std::size_t>(place_.token(q))]; }
 
     HeadQueries place_;
     Window window_;
@@ -204,6 +225,8 @@ class AttentionTile {
     MatrixView<A> values_;   // [keys_per_block, width]
     MatrixView<A> queries_;  // [queries, width], scaled by 1 / sqrt(head_dim)
     MatrixView<A> scores_;   // [queries, keys_per_block]
+    A* rescale_;             // [queries]: what the sums so far are to be multiplied with
+    std::array<KeyRange, static_cast<std::size_t>(tokens_per_tile)> visible_{};
 };
 
 }  // namespace mistral::cpu

@@ -52,6 +52,27 @@ struct LaneSums {
     }
 };
 
+#if defined(__AVX2__) && defined(__FMA__)
+/// By halves of halves: 0 + 2 and 1 + 3 of each four lanes, then the fours.
+template <>
+struct LaneSums<float, xsimd::fma3<xsimd::avx2>> {
+    using Vector = Batch<float, xsimd::fma3<xsimd::avx2>>;
+
+    static std::array<float, 4> of(const std::array<Vector, 4>& batches) {
+        const auto& [a, b, c, d] = batches;
+        const __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        const __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+        const __m256 fours = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+        std::array<float, 4> all;
+        _mm_storeu_ps(all.data(), _mm_add_ps(_mm256_castps256_ps128(fours), _mm256_extractf128_ps(fours, 1)));
+        return all;
+    }
+    static std::array<float, 1> of(const std::array<Vector, 1>& batch) {
+        return {of(std::array<Vector, 4>{batch[0], batch[0], batch[0], batch[0]})[0]};
+    }
+};
+#endif
+
 /// The bits of 32-bit integers as floats (the template argument is the batch until xsimd 9, the element since).
 template <class Architecture>
 [[nodiscard]] Batch<float, Architecture> as_float(const Batch<std::uint32_t, Architecture>& bits) {
