@@ -50,7 +50,7 @@ class AttentionTile {
     using Order = WidenedOrder<C>;
     using Vector = Batch<A, Architecture>;
     static constexpr Index vector = lanes<A, Architecture>;
-    static constexpr Index tokens_per_tile = 8;
+    static constexpr Index tokens_per_tile = 16;
 
     /// head_dim, padded: keys, values, queries and sums are in packed order.
     [[nodiscard]] static Index width(const Shape& shape) {
@@ -62,7 +62,7 @@ class AttentionTile {
 
     /// Elements of scratch memory that a worker needs.
     [[nodiscard]] static Index scratch_size(const Shape& shape) {
-        return 2 * keys_per_block * width(shape) +
+        return keys_per_block * (2 * width(shape) + value_padding) +
                tokens_per_tile * shape.group() * (width(shape) + keys_per_block + 1);
     }
 
@@ -75,7 +75,7 @@ class AttentionTile {
             return taken;
         };
         keys_ = take(keys_per_block, width_);
-        values_ = take(keys_per_block, width_);
+        values_ = take(keys_per_block, width_ + value_padding);
         queries_ = take(queries, width_);
         scores_ = take(queries, keys_per_block);
         rescale_ = take(1, queries).row(0);
@@ -123,6 +123,9 @@ class AttentionTile {
     }
 
   private:
+    /// Rows a power of two apart would share few lines of a cache.
+    static constexpr Index value_padding = 64 / sizeof(A);
+
     /// Keys of a block: first … last - 1.
     struct KeyRange {
         Index first = 0;
@@ -153,10 +156,12 @@ class AttentionTile {
         rescale = A(1);
         if (from >= to) return;
         A* scores = scores_.row(q);
-        const A maximum = std::max(result.maximum(q), *std::max_element(scores + from, scores + to));
-        rescale = std::exp(result.maximum(q) - maximum);
         std::fill(scores, scores + from, -std::numeric_limits<A>::infinity());
         std::fill(scores + to, scores + keys_per_block, -std::numeric_limits<A>::infinity());
+        Vector most(result.maximum(q));
+        for (Index i = 0; i < keys_per_block; i += vector) most = xsimd::max(most, Vector::load_unaligned(scores + i));
+        const A maximum = largest(most);
+        rescale = std::exp(result.maximum(q) - maximum);
         Vector total(A(0));
         for (Index i = 0; i < keys_per_block; i += vector) {
             const auto weights = exponential(Vector::load_unaligned(scores + i) - Vector(maximum));
@@ -216,13 +221,19 @@ class AttentionTile {
         for_each_sum([](const Vector& sum, A* memory, A) { sum.store_unaligned(memory); });
     }
 
+    [[nodiscard]] static A largest(const Vector& lanes) {
+        std::array<A, static_cast<std::size_t>(vector)> values;
+        lanes.store_unaligned(values.data());
+        return *std::max_element(values.begin(), values.end());
+    }
+
     [[nodiscard]] KeyRange visible(Index q) const { return visible_[static_cast<std::size_t>(place_.token(q))]; }
 
     HeadQueries place_;
     Window window_;
     Index width_;
     MatrixView<A> keys_;     // [keys_per_block, width]
-    MatrixView<A> values_;   // [keys_per_block, width]
+    MatrixView<A> values_;   // [keys_per_block, width + value_padding]
     MatrixView<A> queries_;  // [queries, width], scaled by 1 / sqrt(head_dim)
     MatrixView<A> scores_;   // [queries, keys_per_block]
     A* rescale_;             // [queries]: what the sums so far are to be multiplied with

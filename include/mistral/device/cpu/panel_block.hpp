@@ -22,12 +22,16 @@ class PanelBlock {
     PanelBlock(const PackedMatrix<Q>& weights, MatrixView<const Group> x, MatrixView<float> out, Update update)
         : weights_(weights), x_(x), out_(out), update_(update) {}
 
-    /// One token with the panels first … last - 1. In Q4 two of them at the same time: memory gives two streams faster
-    /// than one where there is little to read between two sums; in Q8 one is faster.
+    /// One token with the panels first … last - 1, of which memory gives several at the same time faster than one.
     void run_alone(Index first, Index last, Index token) const {
-        const Index pairs = std::same_as<Q, Q4> ? (last - first) / 2 : 0;
-        for (Index panel = first; panel < first + pairs; ++panel) tile<1, 2>({panel, panel + pairs}, token, nullptr, 0);
-        for (Index panel = first + 2 * pairs; panel < last; ++panel) tile<1, 1>({panel}, token, nullptr, 0);
+        constexpr Index streams = Lanes::template streams<Q>;
+        const Index length = streams == 1 ? 0 : (last - first) / streams;
+        for (Index panel = first; panel < first + length; ++panel) {
+            std::array<Index, std::size_t{streams}> panels;
+            unroll<panels.size()>([&](auto i) { panels[i] = panel + Index{i} * length; });
+            tile<1, panels.size()>(panels, token, nullptr, 0);
+        }
+        for (Index panel = first + streams * length; panel < last; ++panel) tile<1, 1>({panel}, token, nullptr, 0);
     }
 
     /// The tokens in as few tiles as hold them, all about equally large.

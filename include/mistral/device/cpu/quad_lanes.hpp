@@ -30,6 +30,8 @@ struct QuadLanes {
     using Digit = std::int8_t;
     static constexpr std::size_t vectors = 1;
     static constexpr int tokens(int) { return 1; }  // in a tile, by planes of digits
+    template <QuantizedScalar Q>
+    static constexpr Index streams = 1;  // panels to read at the same time for one token
     struct Integers {
         std::array<std::int32_t, 32> lanes;
     };
@@ -89,6 +91,8 @@ struct QuadLanes<Avx512Dot> {
     using Digit = std::int8_t;
     static constexpr std::size_t vectors = 2;
     static constexpr int tokens(int planes) { return planes == 2 ? 4 : 6; }  // of 32 registers, 24 hold sums
+    template <QuantizedScalar Q>
+    static constexpr Index streams = std::same_as<Q, Q4> ? 2 : 1;  // two where there is little to read between two sums
     using Integers = __m512i;
     using Floats = __m512;
     using Quads = __m512i;
@@ -144,6 +148,8 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
     using Digit = std::int16_t;
     static constexpr std::size_t vectors = 4;
     static constexpr int tokens(int) { return 2; }  // of 16 registers, 8 hold products
+    template <QuantizedScalar Q>
+    static constexpr Index streams = 2;
     using Integers = __m256i;
     using Floats = __m256;
     using Quads = __m256i;
