@@ -158,3 +158,39 @@ TEST_CASE("a session stays usable whichever allocation fails") {
     CHECK((failures >= 2 || !counts));
     CHECK((emptied < failures || !counts));
 }
+
+TEST_CASE("sessions that are computed together stay usable whichever allocation fails") {
+    auto config = tiny::config({5, no_window});
+    config.intermediate_size = 1000;  // takes scratch memory after the first cache has been written
+    const auto model = tiny::model<float>(config, Cpu(1));
+    const auto tokens = tiny::tokens(13);
+    Session whole(model);
+    whole.append(tokens);
+    const auto expected = tiny::logits(whole);
+
+    int failures = 0;
+    for (long failing = 1;; ++failing) {
+        Session first(model, {.rewind = 1});
+        first.append(std::span(tokens).first(12));
+        first = Session(first);  // without scratch memory
+        first.push(tokens[12]);
+        Session second = first;
+        const std::vector<Session<MistralModel<float>>*> sessions{&first, &second};
+        bool failed = false;
+        failing_allocation = allocations + failing;
+        try {
+            Session<MistralModel<float>>::compute_logits(sessions);
+        } catch (const std::bad_alloc&) {
+            failed = true;
+        }
+        failing_allocation = std::numeric_limits<long>::max();
+        for (auto* session : sessions) {
+            CHECK(session->position() == 13);
+            CHECK(session->has_logits() == !failed);
+            CHECK(tiny::logits(*session) == expected);
+        }
+        if (!failed) break;
+        ++failures;
+    }
+    CHECK((failures >= 3 || !counts));
+}

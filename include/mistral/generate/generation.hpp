@@ -47,17 +47,27 @@ class Generation {
     /// Computes the next token; the first call computes the prompt too. Returns false at the end, for which `reason`
     /// tells why. Throws Error where the prompt does not fit or the logits are unusable.
     bool next() {
-        if (reason_ != StopReason::none) return false;
-        if (!append_prompt()) return end(StopReason::cancelled);
-        if (generated_ == options_.max_tokens) return end(StopReason::max_tokens);
-        if (options_.stop.stop_requested()) return end(StopReason::cancelled);
-        if (!session_->has_room_for(1)) return end(StopReason::context_full);
+        if (!goes_on()) return false;
         token_ = sampler_.sample(logits(), session_->recent(options_.repetition_window));
         session_->push(token_);
         lookup_.push(token_);
         if (stops(token_)) return end(StopReason::stop_token);
         ++generated_;
         return true;
+    }
+
+    /// `next` of several generations over one model: what each has to compute is one pass for all of them, without
+    /// drafts, which takes little longer than that of one. Prompts are computed by themselves. Each gives the tokens
+    /// that it would give alone; those that have ended are passed over. Returns whether any has a token more, which is
+    /// so for those without a `reason`. Throws Error as `next` and Session::compute_logits.
+    static bool next(std::span<Generation> generations) {
+        std::vector<Session*> sessions;
+        for (Generation& generation : generations)
+            if (generation.goes_on()) sessions.push_back(generation.session_);
+        if (sessions.size() > 1) Session::compute_logits(sessions);
+        bool any = false;
+        for (Generation& generation : generations) any |= generation.next();
+        return any;
     }
 
     /// Why the generation ended; `none` before, also when its loop was left early.
@@ -127,6 +137,16 @@ class Generation {
             next();
         }
         return reason_ == StopReason::none;
+    }
+
+    /// Whether there is a token more to compute, with the prompt computed.
+    bool goes_on() {
+        if (reason_ != StopReason::none) return false;
+        if (!append_prompt()) return end(StopReason::cancelled);
+        if (generated_ == options_.max_tokens) return end(StopReason::max_tokens);
+        if (options_.stop.stop_requested()) return end(StopReason::cancelled);
+        if (!session_->has_room_for(1)) return end(StopReason::context_full);
+        return true;
     }
 
     bool end(StopReason reason) {

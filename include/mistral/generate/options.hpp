@@ -85,15 +85,16 @@ struct GenerateOptions {
     static constexpr Index max_logprobs = 1024;
 };
 
-/// Throws Error, with the name and value, for an option outside its range.
-inline void validate(const SessionOptions& options) {
+/// Throws Error, with the name and value, for an option outside its range. Returns the options.
+inline const SessionOptions& validated(const SessionOptions& options) {
     require(options.context >= 1, "context is ", options.context, ", expected 1 or more");
     require(options.rewind >= 0, "rewind is ", options.rewind, ", expected 0 or more");
     require(1 <= options.chunk && options.chunk <= SessionOptions::max_chunk, "chunk is ", options.chunk,
             ", expected 1 to ", SessionOptions::max_chunk);
+    return options;
 }
 
-/// The same for a generation.
+/// Throws Error likewise.
 inline void validate(const GenerateOptions& options) {
     // Written as !(lo <= x && x <= hi) so that a NaN fails too.
     const auto within = [](const char* name, auto value, auto low, auto high) {

@@ -44,7 +44,7 @@ class Session {
     /// Holds a copy of the model, which shares its weights. Throws Error for options outside their range.
     explicit Session(Model model, const SessionOptions& options = {})
         : model_(std::make_shared<const Model>(std::move(model))),
-          options_(checked(options)),
+          options_(validated(options)),
           state_(model_->device(), model_->config(), {.context = options.context, .rewind = options.rewind}),
           history_(std::max(tokens_kept(), options.chunk)),
           logits_(model_->config().vocab_size) {}
@@ -111,7 +111,7 @@ class Session {
     /// no part of the session before, and the first that is not pushed leaves no trace of them. Throws Error, before
     /// anything is changed, for more than longest_draft(), and as append.
     [[nodiscard]] std::span<const A> logits(std::span<const Token> draft = {}) {
-        require(position() > 0, "the session is empty: there are no logits before the first token");
+        require_tokens();
         if (!has_logits()) {
             const Index newest = position();
             const auto drafted = static_cast<Index>(draft.size());
@@ -123,6 +123,32 @@ class Session {
             logits_.hold(newest, draft);
         }
         return logits_.at(position());
+    }
+
+    /// Computes what `logits()` of these sessions would have to compute, in one pass, which reads the weights once for
+    /// all of them. They may stand at any positions; those with nothing to compute are passed over. Throws Error,
+    /// before anything is changed, for an empty session, one that is given twice, and models that are no copies of each
+    /// other.
+    static void compute_logits(std::span<Session* const> sessions) {
+        std::vector<Session*> unfinished;
+        for (Session* session : sessions) {
+            session->require_tokens();
+            require(session->model_->shares_weights_with(*sessions.front()->model_),
+                    "sessions over different models were to be computed in one pass");
+            require(std::count(sessions.begin(), sessions.end(), session) == 1,
+                    "a session was given twice to be computed in one pass");
+            if (!session->has_logits()) unfinished.push_back(session);
+        }
+        if (unfinished.empty()) return;
+        std::vector<Chunk> chunks;
+        for (Session* session : unfinished) chunks.push_back(session->uncomputed());
+        try {
+            unfinished.front()->model_->forward(std::span<const Chunk>(chunks));
+        } catch (...) {
+            for (Session* session : unfinished) session->recover(session->position() - 1);
+            throw;
+        }
+        for (Session* session : unfinished) session->logits_.hold(session->position());
     }
 
     /// The logits that the newest token was chosen from. Throws Error unless they are still held: after `logits()` and
@@ -260,10 +286,10 @@ class Session {
 
   private:
     using State = typename Model::template State<C>;
+    using Chunk = typename Model::template SequenceChunk<C>;
 
-    static const SessionOptions& checked(const SessionOptions& options) {
-        validate(options);
-        return options;
+    void require_tokens() const {
+        require(position() > 0, "the session is empty: there are no logits before the first token");
     }
 
     void check(std::span<const Token> tokens) const {
@@ -308,13 +334,25 @@ class Session {
         const Index first = state_.position();
         try {
             model_->forward(history_.from(first), state_, logits);
-        } catch (...) {  // out of memory: some layers may have appended to their caches
-            if (state_.can_rewind_to(first))
-                state_.rewind_to(first);
-            else
-                reset();
+        } catch (...) {
+            recover(first);
             throw;
         }
+    }
+
+    /// The newest token, which can always be computed again, and where its logits go.
+    [[nodiscard]] Chunk uncomputed() {
+        drop_draft();
+        if (pending() == 0) state_.rewind_to(position() - 1);
+        return {history_.from(position() - 1), &state_, logits_.rows()};
+    }
+
+    /// Goes back to where a pass that failed began, out of memory: some layers may have appended to their caches.
+    void recover(Index first) {
+        if (state_.can_rewind_to(first))
+            state_.rewind_to(first);
+        else
+            reset();
     }
 
     [[nodiscard]] std::string fingerprint() const {

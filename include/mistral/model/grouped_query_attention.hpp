@@ -47,10 +47,18 @@ class GroupedQueryAttention {
     template <class C, Shape cache_fixed>
     void forward(MatrixView<const A> x, RollingKVCache<C, D, cache_fixed>& cache, MatrixView<A> out,
                  typename D::Workspace& workspace, Update update = Update::assign) const {
+        forward_each(
+            x, [&](auto visit) { visit(cache, x.rows()); }, out, workspace, update);
+    }
+
+    /// The same for several sequences, whose tokens are rows that follow each other: for_each_cache(visit) calls
+    /// visit(cache, tokens) for each. They share the projections, which read their weights once.
+    template <class ForEachCache>
+    void forward_each(MatrixView<const A> x, const ForEachCache& for_each_cache, MatrixView<A> out,
+                      typename D::Workspace& workspace, Update update = Update::assign) const {
         require(x.cols() == query_.inputs() && out.rows() == x.rows() && out.cols() == x.cols(), "attention from [",
                 x.rows(), ", ", x.cols(), "] to [", out.rows(), ", ", out.cols(), "], expected rows of ",
                 query_.inputs(), " elements");
-        const Index position = cache.next_position();
         auto frame = workspace.frame();
         const auto queries = frame.template matrix<A>(x.rows(), query_size());
         const auto keys = frame.template matrix<A>(x.rows(), key_size());
@@ -58,9 +66,15 @@ class GroupedQueryAttention {
         const auto mixed = frame.template matrix<A>(x.rows(), query_size());
         device_.multiply(x, std::array{query_.to(queries), key_.to(keys), value_.to(values)}, Update::assign,
                          workspace);
-        rotary_.forward(queries, position, workspace);
-        rotary_.forward(keys, position, workspace);
-        attention_.forward(queries, keys, values, cache, mixed, workspace);
+        Index first = 0;
+        for_each_cache([&](auto& cache, Index tokens) {
+            const auto rows = [=](const auto& matrix) { return matrix.middle_rows(first, tokens); };
+            const Index position = cache.next_position();
+            rotary_.forward(rows(queries), position, workspace);
+            rotary_.forward(rows(keys), position, workspace);
+            attention_.forward(rows(queries), rows(keys), rows(values), cache, rows(mixed), workspace);
+            first += tokens;
+        });
         output_.forward(mixed, out, workspace, update);
     }
 

@@ -75,43 +75,127 @@ class MistralModel {
     /// shapes, a state of another geometry or with smaller windows, and a full context, before anything is changed.
     template <class C>
     void forward(std::span<const Token> tokens, State<C>& state, MatrixView<A> logits) const {
-        check(tokens, state, logits);
-        const auto count = static_cast<Index>(tokens.size());
+        const SequenceChunk<C> chunk{tokens, &state, logits};
+        forward(std::span(&chunk, 1));
+    }
+
+    /// What one sequence has in a pass of several.
+    template <class C>
+    struct SequenceChunk {
+        std::span<const Token> tokens;
+        State<C>* state = nullptr;
+        MatrixView<A> logits;  ///< [n, vocab_size], n <= tokens
+    };
+
+    /// The same for chunks of several sequences in one pass, which reads the weights once for all of them. They have
+    /// their positions and caches each, and no padding. Throws Error also where two chunks are of one state.
+    template <class C>
+    void forward(std::span<const SequenceChunk<C>> chunks) const {
+        if (chunks.empty()) return;
+        check(chunks);
+        Index tokens = 0, wanted = 0;
+        for (const auto& chunk : chunks) {
+            tokens += static_cast<Index>(chunk.tokens.size());
+            wanted += chunk.logits.rows();
+        }
+        auto& state = *chunks.front().state;
         auto& workspace = state.workspace();
         auto frame = workspace.frame();
-        const auto x = frame.template matrix<A>(count, config_.hidden_size);
-        const auto ids = frame.template matrix<Token>(1, count);
-        device_.copy_in(MatrixView<const Token>(tokens.data(), 1, count), ids, workspace);
-        const auto scores = frame.template matrix<A>(logits.rows(), config_.vocab_size);
-        const Pass pass{.model = identity_, .position = state.position(), .tokens = count, .logits = logits.rows()};
-        const bool counted = device_.perform(pass, workspace, [&] { compute(ids, state, x, scores); });
-        if (!counted) state.advance(count);
-        if (logits.rows() > 0) device_.copy_out(MatrixView<const A>(scores), logits, workspace);
+        const auto x = frame.template matrix<A>(tokens, config_.hidden_size);
+        const auto ids = frame.template matrix<Token>(1, tokens);
+        Index first = 0;
+        for (const auto& chunk : chunks) {
+            const MatrixView<const Token> row(chunk.tokens.data(), 1, static_cast<Index>(chunk.tokens.size()));
+            device_.copy_in(row, MatrixView<Token>(ids.data() + first, 1, row.cols()), workspace);
+            first += row.cols();
+        }
+        const auto scores = frame.template matrix<A>(wanted, config_.vocab_size);
+        if (chunks.size() == 1) {
+            const Pass pass{.model = identity_, .position = state.position(), .tokens = tokens, .logits = wanted};
+            const bool counted = device_.perform(pass, workspace, [&] { compute(ids, chunks, x, scores); });
+            if (!counted) state.advance(tokens);
+        } else {
+            compute(ids, chunks, x, scores);
+        }
+        Index row = 0;
+        for (const auto& chunk : chunks) {
+            const Index rows = chunk.logits.rows();
+            if (rows > 0) device_.copy_out(MatrixView<const A>(scores.middle_rows(row, rows)), chunk.logits, workspace);
+            row += rows;
+        }
         device_.finish(workspace);
     }
 
+    /// Whether both are copies of one model, so that sequences of theirs can be computed in one pass.
+    [[nodiscard]] bool shares_weights_with(const MistralModel& other) const { return identity_ == other.identity_; }
+
   private:
-    /// ids [1, tokens] -> of the last tokens scores [n, vocab_size], by way of x [tokens, hidden_size]. From the last
-    /// layer, other tokens have nothing to give but their keys and values.
+    /// ids [1, tokens] -> of the last tokens of each chunk scores [n, vocab_size], by way of x [tokens, hidden_size].
     template <class C>
-    void compute(MatrixView<const Token> ids, State<C>& state, MatrixView<A> x, MatrixView<A> scores) const {
-        auto& workspace = state.workspace();
+    void compute(MatrixView<const Token> ids, std::span<const SequenceChunk<C>> chunks, MatrixView<A> x,
+                 MatrixView<A> scores) const {
+        auto& workspace = chunks.front().state->workspace();
         device_.embed(ids, embedding_, x, workspace);
         const Index last_layer = config_.layers - 1;
-        for (Index layer = 0; layer < last_layer; ++layer)
-            blocks_[static_cast<std::size_t>(layer)].forward(x, state.cache(layer), workspace);
-        const Index others = x.rows() - scores.rows();
-        if (others > 0) blocks_.back().append(x.middle_rows(0, others), state.cache(last_layer), workspace);
+        for (Index layer = 0; layer < last_layer; ++layer) {
+            const auto for_each_cache = [=](auto visit) {
+                for (const auto& chunk : chunks)
+                    visit(chunk.state->cache(layer), static_cast<Index>(chunk.tokens.size()));
+            };
+            blocks_[static_cast<std::size_t>(layer)].forward_each(x, for_each_cache, workspace);
+        }
+        auto frame = workspace.frame();
+        const auto last = append_others(chunks, x, frame);
         if (scores.rows() == 0) return;
-        const auto last = x.middle_rows(others, scores.rows());
-        blocks_.back().forward(last, state.cache(last_layer), workspace);
+        const auto for_each_cache = [=](auto visit) {
+            for (const auto& chunk : chunks)
+                if (chunk.logits.rows() > 0) visit(chunk.state->cache(last_layer), chunk.logits.rows());
+        };
+        blocks_.back().forward_each(last, for_each_cache, workspace);
         norm_.forward(last, last, workspace);
         output_.forward(last, scores, workspace);
+    }
+
+    /// From the last layer, tokens without logits have nothing to give but their keys and values. Returns the rows of x
+    /// of all others.
+    template <class C, class Frame>
+    [[nodiscard]] MatrixView<A> append_others(std::span<const SequenceChunk<C>> chunks, MatrixView<A> x,
+                                              Frame& frame) const {
+        auto& workspace = chunks.front().state->workspace();
+        Index wanted = 0;
+        for (const auto& chunk : chunks) wanted += chunk.logits.rows();
+        if (wanted == x.rows()) return x;
+        const bool is_alone = chunks.size() == 1;
+        const auto last =
+            is_alone ? x.middle_rows(x.rows() - wanted, wanted) : frame.template matrix<A>(wanted, config_.hidden_size);
+        Index from = 0, to = 0;
+        for (const auto& chunk : chunks) {
+            const Index rows = chunk.logits.rows();
+            const Index others = static_cast<Index>(chunk.tokens.size()) - rows;
+            if (others > 0)
+                blocks_.back().append(x.middle_rows(from, others), chunk.state->cache(config_.layers - 1), workspace);
+            if (!is_alone && rows > 0)
+                device_.copy(MatrixView<const A>(x.middle_rows(from + others, rows)), last.middle_rows(to, rows),
+                             workspace);
+            from += others + rows;
+            to += rows;
+        }
+        return last;
     }
 
     void expect_hidden_size(const char* part, Index size) const {
         require(size == config_.hidden_size, "the model has a ", part, " for rows of ", size, " elements, expected ",
                 config_.hidden_size);
+    }
+
+    template <class C>
+    void check(std::span<const SequenceChunk<C>> chunks) const {
+        for (std::size_t i = 0; i < chunks.size(); ++i) {
+            check(chunks[i].tokens, *chunks[i].state, chunks[i].logits);
+            for (std::size_t j = 0; j < i; ++j)
+                require(chunks[i].state != chunks[j].state, "chunks ", j, " and ", i,
+                        " of a pass are of the same state, expected one of each");
+        }
     }
 
     template <class C>
