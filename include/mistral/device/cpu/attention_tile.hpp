@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 #include <cmath>
 #include <concepts>
 #include <limits>
@@ -100,14 +101,19 @@ class AttentionTile {
         for (Index block = visible / keys_per_block * keys_per_block; block < end; block += keys_per_block) {
             const Index from = std::max(block, visible);
             const Index to = std::min(end, block + keys_per_block);
-            load(runs, block, from, to);
-            score(from - block, to - block);
             for (Index token = 0; token < place_.tokens; ++token)
                 visible_[static_cast<std::size_t>(token)] = {
                     std::max(from, window_.first_visible(place_.position + token)) - block,
                     std::min(to, place_.position + token + 1) - block};
-            for (Index q = 0; q < place_.count(); ++q) exponentiate(q, result);
-            add_values(result);
+            if constexpr (!std::same_as<C, Q8>)
+                if (place_.tokens == 1 && place_.shape.head_dim == width_) {
+                    compute(in_place(runs, block, from, to), result);
+                    continue;
+                }
+            load(runs, block, from, to);
+            compute(std::array{Piece<A>{keys_.middle_rows(from - block, to - from),
+                                        values_.middle_rows(from - block, to - from), from - block}},
+                    result);
         }
     }
 
@@ -134,7 +140,15 @@ class AttentionTile {
         bool operator==(const KeyRange&) const = default;
     };
 
-    /// Fetches the keys and values of the positions first … last - 1 of the block that begins at `block`.
+    /// Keys and values [keys, width] of consecutive keys of a block, from its key `first` on.
+    template <class V>
+    struct Piece {
+        MatrixView<const V> keys;
+        MatrixView<const V> values;
+        Index first = 0;
+    };
+
+    /// The positions first … last - 1 of the block that begins at `block`, widened.
     void load(std::span<const KeyValueRun<C>> runs, Index block, Index first, Index last) {
         for (const KeyValueRun<C>& run : runs)
             for (Index p = std::max(first, run.position); p < std::min(last, run.position + run.count); ++p) {
@@ -144,9 +158,53 @@ class AttentionTile {
             }
     }
 
-    /// The scores of the block's keys first … last - 1.
-    void score(Index first, Index last) {
-        RowBlock<A, Architecture>(keys_, queries_, scores_, Update::assign).run(first, last, 0, place_.count());
+    /// The same where they lie, in up to most_runs pieces: one token has each widened once anyway.
+    static constexpr std::size_t most_runs = 3;
+    [[nodiscard]] std::array<Piece<C>, most_runs> in_place(std::span<const KeyValueRun<C>> runs, Index block,
+                                                           Index first, Index last) const {
+        std::array<Piece<C>, most_runs> pieces;
+        assert(runs.size() <= pieces.size());
+        for (std::size_t i = 0; i < runs.size(); ++i) {
+            const KeyValueRun<C>& run = runs[i];
+            const Index p = std::max(first, run.position);
+            const Index count = std::min(last, run.position + run.count) - p;
+            if (count <= 0) continue;
+            const auto rows = [&](const C* memory) {
+                return MatrixView<const C>(memory + place_.offset(run, p), count, width_, run.position_stride);
+            };
+            pieces[i] = {rows(run.keys), rows(run.values), p - block};
+        }
+        return pieces;
+    }
+
+    /// What a block, of which these are all the keys, adds to the softmax so far.
+    template <class V, std::size_t count>
+    void compute(const std::array<Piece<V>, count>& pieces, PartialAttention<A> result) {
+        for (const Piece<V>& piece : pieces) score(piece);
+        for (Index q = 0; q < place_.count(); ++q) exponentiate(q, result);
+        for (const Piece<V>& piece : pieces) {
+            if (piece.values.rows() == 0) continue;
+            add_values(piece, result);
+            std::fill_n(rescale_, place_.count(), A(1));  // for the pieces that follow
+        }
+    }
+
+    /// The scores of a few keys at a time. Values in the cache are asked for meanwhile: `add_values` goes through them
+    /// in an order that the hardware does not foresee.
+    template <class V>
+    void score(const Piece<V>& piece) const {
+        constexpr Index keys_at_once = 8;
+        const Index keys = piece.keys.rows();
+        const MatrixView<A> scores(scores_.data() + piece.first, place_.count(), keys, keys_per_block);
+        const RowBlock<V, Architecture> block(piece.keys, queries_, scores, Update::assign);
+        for (Index first = 0; first < keys; first += keys_at_once) {
+            const Index end = std::min(keys, first + keys_at_once);
+            if constexpr (std::same_as<V, C>)
+                for (Index key = first; key < end; ++key)
+                    for (Index i = 0; i < width_; i += cache_line / Index{sizeof(V)})
+                        prefetch(piece.values.row(key) + i);
+            block.run(first, end, 0, place_.count());
+        }
     }
 
     /// Scores -> exp(score - maximum) with the maximum of all scores so far, zeros for keys that are out of sight.
@@ -172,32 +230,35 @@ class AttentionTile {
         result.total(q) = result.total(q) * rescale + sum(total);
     }
 
-    /// Adds the block's values, weighted by the softmax so far, to the sums: a few columns for all queries, which stay
-    /// in L1 meanwhile, then the next ones.
-    void add_values(PartialAttention<A> result) const {
+    /// Adds the values, weighted by the softmax so far, to the sums: a few columns for all queries, which stay in L1
+    /// meanwhile, then the next ones.
+    template <class V>
+    void add_values(const Piece<V>& piece, PartialAttention<A> result) const {
         Index column = 0;
-        for (; column + 2 * vector <= width_; column += 2 * vector) add_columns<2>(column, result);
-        for (; column < width_; column += vector) add_columns<1>(column, result);
+        for (; column + 2 * vector <= width_; column += 2 * vector) add_columns<2>(piece, column, result);
+        if constexpr (std::same_as<V, A>)
+            for (; column < width_; column += vector) add_columns<1>(piece, column, result);
     }
 
     /// Queries that see the same keys, as many in one tile as registers hold the sums of.
-    template <int vectors>
-    void add_columns(Index column, PartialAttention<A> result) const {
+    template <int vectors, class V>
+    void add_columns(const Piece<V>& piece, Index column, PartialAttention<A> result) const {
         constexpr Index most = 6;
         Index q = 0;
         while (q < place_.count()) {
             const Index first = q;
             const KeyRange keys = visible(first);
             while (q < place_.count() && visible(q) == keys) ++q;
-            for_each_tile<most>(
-                first, q, [&](auto queries, Index start) { add_tile<queries, vectors>(start, keys, column, result); });
+            for_each_tile<most>(first, q, [&](auto queries, Index start) {
+                add_tile<queries, vectors>(start, keys, piece, column, result);
+            });
         }
     }
 
     /// Flattened, so that at any level of optimisation the sums are registers.
-    template <Index queries, int vectors>
-    [[gnu::flatten]] void add_tile(Index q, KeyRange keys, Index column, PartialAttention<A> result) const {
-        using Operand = std::array<Vector, 1>;
+    template <Index queries, int vectors, class V>
+    [[gnu::flatten]] void add_tile(Index q, KeyRange keys, const Piece<V>& piece, Index column,
+                                   PartialAttention<A> result) const {
         constexpr std::size_t count = queries * vectors;
         Vector sums[queries][vectors];
         const auto for_each_sum = [&](auto body) {
@@ -208,17 +269,33 @@ class AttentionTile {
         };
         for_each_sum(
             [](Vector& sum, const A* memory, A rescale) { sum = Vector::load_unaligned(memory) * Vector(rescale); });
-        const A* values = values_.row(keys.first) + column;
-        const A* weights = scores_.row(q) + keys.first;
-        for (Index key = keys.first; key < keys.last; ++key, values += values_.stride(), ++weights) {
-            Operand value[vectors];
-            unroll<vectors>([&](auto v) { value[v] = {Vector::load_unaligned(values + Index{v} * vector)}; });
+        const Index first = std::max(keys.first, piece.first);
+        const V* values = piece.values.data() + (first - piece.first) * piece.values.stride() + column;
+        const A* weights = scores_.row(q) + first;
+        for (Index key = first; key < std::min(keys.last, piece.first + piece.values.rows()); ++key) {
+            const auto value = load_values<vectors>(values);
             unroll<queries>([&](auto i) {
-                const Operand weight{Vector(weights[Index{i} * keys_per_block])};
-                unroll<vectors>([&](auto v) { sums[i][v] = multiply_add(weight, value[v], sums[i][v]); });
+                const std::array<Vector, 1> weight{Vector(weights[Index{i} * keys_per_block])};
+                unroll<vectors>(
+                    [&](auto v) { sums[i][v] = multiply_add(weight, std::array<Vector, 1>{value[v]}, sums[i][v]); });
             });
+            values += piece.values.stride();
+            ++weights;
         }
         for_each_sum([](const Vector& sum, A* memory, A) { sum.store_unaligned(memory); });
+    }
+
+    /// `vectors` vectors of values in packed order.
+    template <int vectors, class V>
+    [[nodiscard]] static auto load_values(const V* values) {
+        std::array<Vector, std::size_t{vectors}> loaded;
+        if constexpr (std::same_as<V, A>) {
+            unroll<loaded.size()>([&](auto v) { loaded[v] = Vector::load_unaligned(values + Index{v} * vector); });
+        } else {
+            static_assert(WeightLanes<V, Architecture>::parts == vectors);
+            loaded = WeightLanes<V, Architecture>::load(values);
+        }
+        return loaded;
     }
 
     [[nodiscard]] static A largest(const Vector& lanes) {
