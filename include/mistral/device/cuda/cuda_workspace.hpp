@@ -10,17 +10,18 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <map>
 #include <memory>
-#include <optional>
 #include <tuple>
 #include <utility>
 
 namespace mistral {
 
-/// What one sequence needs to compute on a GPU: a stream, scratch memory, its position where kernels read it, and the
-/// passes of one token that were recorded.
+/// What one sequence needs to compute on a GPU, alone or with others: a stream, scratch memory, positions where kernels
+/// read them, and the passes of one token that were recorded.
 class CudaWorkspace {
   public:
     explicit CudaWorkspace(std::shared_ptr<cuda::Gpu> gpu) : CudaWorkspace(gpu, cuda::CurrentGpu(gpu->ordinal())) {}
@@ -31,21 +32,20 @@ class CudaWorkspace {
 
     [[nodiscard]] cudaStream_t stream() const { return stream_.get(); }
 
-    /// Where kernels find the position, which is brought there where it is another one than before.
+    /// Where kernels find the position: brought there unless it is one of the newest, so that a pass of several
+    /// sequences brings that of each once, not in every layer.
     [[nodiscard]] const Index* position(Index position) {
-        if (position != position_) {
-            MISTRAL_CUDA(cudaMemcpyAsync(position_memory_.data(), &position, sizeof(position), cudaMemcpyHostToDevice,
-                                         stream()));
-            position_ = position;
-        }
-        return position_memory_.data();
+        const auto found = std::find(positions_.begin(), positions_.end(), position);
+        if (found != positions_.end()) return place(found - positions_.begin());
+        oldest_ = oldest_ % (most_positions - 1) + 1;
+        return bring(position, oldest_);
     }
 
     /// As Device says. The first pass of its kind is only performed, and scratch memory grows as it needs; the second
     /// is recorded too; the others are what was recorded.
     template <class Body>
     bool perform(const Pass& pass, Body&& body) {
-        static_cast<void>(position(pass.position));
+        static_cast<void>(bring(pass.position, recorded_place));
         const Kind kind{pass.model, pass.tokens, pass.logits};
         const auto found = passes_.find(kind);
         if (found == passes_.end()) {
@@ -71,12 +71,30 @@ class CudaWorkspace {
     /// The model, the tokens and the logits of a pass. What holds the model's pointer keeps it from naming another.
     using Kind = std::tuple<std::shared_ptr<const void>, Index, Index>;
 
+    static constexpr Index most_positions = 64;
+    static constexpr Index recorded_place = 0;  // the first that is searched: where recorded passes read
+
     CudaWorkspace(const std::shared_ptr<cuda::Gpu>& gpu, const cuda::CurrentGpu&)
-        : scratch_(Allocate{gpu}), position_memory_(gpu, 1) {}
+        : scratch_(Allocate{gpu}), position_memory_(gpu, most_positions) {
+        positions_.fill(-1);
+    }
+
+    [[nodiscard]] const Index* place(Index i) const { return position_memory_.data() + i; }
+
+    /// Makes it the position that is there.
+    const Index* bring(Index position, Index place) {
+        Index& held = positions_[static_cast<std::size_t>(place)];
+        if (held != position)
+            MISTRAL_CUDA(cudaMemcpyAsync(position_memory_.data() + place, &position, sizeof(position),
+                                         cudaMemcpyHostToDevice, stream()));
+        held = position;
+        return this->place(place);
+    }
 
     BasicWorkspace<DeviceBuffer<std::byte>, Allocate> scratch_;
-    DeviceBuffer<Index> position_memory_;
-    std::optional<Index> position_;
+    DeviceBuffer<Index> position_memory_;                       // [most_positions]
+    std::array<Index, std::size_t{most_positions}> positions_;  // what it holds; -1 is none
+    Index oldest_ = 0;                           // the place that was brought its position last, recorded_place aside
     std::map<Kind, cuda::RecordedPass> passes_;  // of kinds that were performed, recorded or not yet
     cuda::Stream stream_;                        // the last, so that it waits before anything else goes
 };
