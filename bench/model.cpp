@@ -22,77 +22,87 @@ using mistral::Scalar;
 constexpr Index window = 4096;
 constexpr int pairs = 11;  // of passes to compare
 
-/// A model and a sequence on it that is put wherever a row wants it. Models of as many layers share their weights while
-/// rows of their format follow each other.
+/// A pass over some tokens somewhere in a text, or in each of several. All of few tokens want their logits, as drafts
+/// do; of a prompt only the last one does.
+struct Pass {
+    Index position;
+    Index tokens;
+    Index sequences = 1;
+
+    [[nodiscard]] Index logits() const { return tokens <= 16 ? tokens : 1; }
+};
+
+/// A model and sequences on it that are put wherever a row wants them. Models of as many layers share their weights
+/// while rows of their format follow each other.
 template <Scalar S>
-class Sequence {
+class Sequences {
   public:
-    Sequence(const Config& config, Index context, ActivationPrecision precision)
+    Sequences(const Config& config, Index context, ActivationPrecision precision, Index count = 1)
         : weights_(shared(concat("model/", mistral::ScalarTraits<S>::name, '/', config.layers),
                           [&] { return synthetic_weights<S>(config); })),
           model_(Cpu({.threads = machine().threads, .activation_precision = precision}), config, weights_),
-          state_(full_state(model_.device(), config, context)),
-          precision_(precision) {}
+          precision_(precision) {
+        for (Index i = 0; i < count; ++i) states_.push_back(full_state(model_.device(), config, context));
+    }
 
-    /// `tokens` from `position` on, with the logits of the last few.
-    void forward(Index position, Index tokens, Index logits) {
-        put_at(state_, position);
-        compute(tokens, logits);
+    void forward(const Pass& pass) {
+        for (State& state : states_) put_at(state, pass.position);
+        compute(pass.tokens, pass.logits(), pass.sequences);
     }
 
     /// A text from its beginning, in the chunks that sessions cut it into, without its logits.
     void prefill(Index tokens) {
-        put_at(state_, 0);
-        for (Index done = 0; done < tokens; done += chunk) compute(std::min(chunk, tokens - done), 0);
+        put_at(states_.front(), 0);
+        for (Index done = 0; done < tokens; done += chunk) compute(std::min(chunk, tokens - done), 0, 1);
     }
 
+    [[nodiscard]] Work work(const Pass& pass) const {
+        return work(pass.position, pass.tokens, pass.logits(), pass.sequences);
+    }
     /// Of all but the last layer everything, of that the keys and values, and the rest for tokens that want logits.
-    [[nodiscard]] Work work(Index position, Index tokens, Index logits) const {
+    [[nodiscard]] Work work(Index position, Index tokens, Index logits, Index sequences = 1) const {
         Work total;
         for (const auto& block : weights_.blocks) {
             for (const auto* map : {&block.attention.key, &block.attention.value})
-                total = total + linear_work<S>(*map, tokens, precision_);
+                total = total + linear_work<S>(*map, sequences * tokens, precision_);
             const Index outputs = &block == &weights_.blocks.back() ? logits : tokens;
             if (outputs == 0) continue;
             for (const auto* map : {&block.attention.query, &block.attention.output, &block.feed_forward.gate,
                                     &block.feed_forward.up, &block.feed_forward.down})
-                total = total + linear_work<S>(*map, outputs, precision_);
-            total = total + attention_work(model_.config().shape(0), position + tokens - outputs, outputs);
+                total = total + linear_work<S>(*map, sequences * outputs, precision_);
+            const Work attention = attention_work(model_.config().shape(0), position + tokens - outputs, outputs);
+            total = total + static_cast<double>(sequences) * attention;
         }
-        return logits == 0 ? total : total + linear_work<S>(weights_.output, logits, precision_);
+        return logits == 0 ? total : total + linear_work<S>(weights_.output, sequences * logits, precision_);
     }
 
   private:
     static constexpr Index chunk = 512;
 
-    void compute(Index count, Index logits) {
+    void compute(Index count, Index logits, Index sequences) {
+        const Index vocab = model_.config().vocab_size;
         const auto tokens = synthetic_tokens(count);
-        logits_.resize(static_cast<std::size_t>(logits * model_.config().vocab_size));
-        model_.forward(std::span<const Token>(tokens), state_, {logits_.data(), logits, model_.config().vocab_size});
+        logits_.resize(static_cast<std::size_t>(sequences * logits * vocab));
+        std::vector<typename mistral::MistralModel<S>::template SequenceChunk<bfloat16>> chunks;
+        for (Index i = 0; i < sequences; ++i)
+            chunks.push_back({.tokens = tokens,
+                              .state = &states_[static_cast<std::size_t>(i)],
+                              .logits = {logits_.data() + i * logits * vocab, logits, vocab}});
+        model_.forward(std::span<const typename decltype(chunks)::value_type>(chunks));
     }
 
     const mistral::ModelWeights<S, Cpu>& weights_;
     mistral::MistralModel<S> model_;
-    State state_;
+    std::vector<State> states_;
     ActivationPrecision precision_;
     std::vector<float> logits_;
 };
 
-/// A pass over some tokens somewhere in a text. All of few tokens want their logits, as drafts do; of a prompt only the
-/// last one does.
-struct Pass {
-    Index position;
-    Index tokens;
-
-    [[nodiscard]] Index logits() const { return tokens <= 16 ? tokens : 1; }
-};
-
 template <Scalar S>
 void run(benchmark::State& state, Pass pass, Index size, Index context, ActivationPrecision precision) {
-    Sequence<S> sequence(mistral_7b(32, size), context, precision);
-    sequence.forward(pass.position, 1, 1);  // not timed: brings threads, scratch memory and caches to life
-    measure(state, sequence.work(pass.position, pass.tokens, pass.logits()), pass.tokens,
-            [&] { sequence.forward(pass.position, pass.tokens, pass.logits()); });
+    Sequences<S> sequence(mistral_7b(32, size), context, precision);
+    sequence.forward({pass.position, 1});  // not timed: brings threads, scratch memory and caches to life
+    measure(state, sequence.work(pass), pass.tokens, [&] { sequence.forward(pass); });
 }
 
 /// The same, with another pass in turn, so that whatever disturbs the machine meets both. The counter `name` tells how
@@ -100,14 +110,15 @@ void run(benchmark::State& state, Pass pass, Index size, Index context, Activati
 template <Scalar S>
 void compare(benchmark::State& state, Pass pass, Pass other, const char* name,
              ActivationPrecision precision = ActivationPrecision::precise) {
-    Sequence<S> sequence(mistral_7b(), no_window, precision);
-    const auto time = [&](Pass p) {
+    const Index context = pass.sequences == 1 ? no_window : 2 * pass.position;  // so that all have room in memory
+    Sequences<S> sequences(mistral_7b(), context, precision, pass.sequences);
+    const auto time = [&](const Pass& p) {
         const Stopwatch stopwatch;
-        sequence.forward(p.position, p.tokens, p.logits());
+        sequences.forward(p);
         return stopwatch.seconds();
     };
     time(pass);
-    LimitWatch watch(sequence.work(pass.position, pass.tokens, pass.logits()));
+    LimitWatch watch(sequences.work(pass));
     std::vector<double> ratios;
     for (auto _ : state) {
         const double seconds = time(pass);
@@ -116,7 +127,7 @@ void compare(benchmark::State& state, Pass pass, Pass other, const char* name,
         ratios.push_back(seconds / time(other));
         state.ResumeTiming();
     }
-    watch.report(state, pass.tokens);
+    watch.report(state, pass.sequences * pass.tokens);
     state.counters[name] = median(ratios);
 }
 
@@ -148,6 +159,16 @@ void add_step(const char* suffix, ActivationPrecision precision) {
     })->Iterations(pairs);
 }
 
+/// A token of each of several texts, as servers compute them.
+template <Scalar S>
+void add_batch(Index sequences) {
+    add_row(concat("model/", mistral::ScalarTraits<S>::name, "/batch/sequences:", sequences),
+            [=](benchmark::State& state) {
+                compare<S>(state, {512, 1, sequences}, {512, 1}, "over_one_sequence");
+            })
+        ->Iterations(pairs);
+}
+
 template <Scalar S>
 void add_model() {
     const auto name = concat("model/", mistral::ScalarTraits<S>::name);
@@ -161,6 +182,7 @@ void add_model() {
         add_prompt<S>("/fast", ActivationPrecision::fast);
     }
     add_step<S>("", ActivationPrecision::precise);
+    add_batch<S>(8);
     add_prompt<S>("", ActivationPrecision::precise);
 }
 
@@ -169,8 +191,8 @@ void add_model() {
 void add_long_prompt(Index tokens, Index size) {
     add_row(concat("layer/bfloat16/prefill/tokens:", tokens, "/window:", size == no_window ? 0 : size),
             [=](benchmark::State& state) {
-                Sequence<bfloat16> sequence(mistral_7b(2, size), std::max(tokens, window),
-                                            ActivationPrecision::precise);
+                Sequences<bfloat16> sequence(mistral_7b(2, size), std::max(tokens, window),
+                                             ActivationPrecision::precise);
                 sequence.prefill(512);  // not timed
                 measure(state, sequence.work(0, tokens, 0), tokens, [&] { sequence.prefill(tokens); });
             })

@@ -23,12 +23,12 @@ namespace mistral {
 /// instruction set multiplies bytes. AVX2 does not, and is as fast with 15. No other weights mind.
 enum class ActivationPrecision {
     precise,   ///< 15 bits: a token gives the same bits in any chunk
-    balanced,  ///< 8 bits in chunks of more than 32 tokens, such as prompts, for Q4, whose weights are rounded more
+    balanced,  ///< 8 bits in passes of more than 32 tokens, such as prompts, for Q4, whose weights are rounded more
                ///< coarsely by far, and where that is faster; 15 otherwise
     fast,      ///< 8 bits: a token gives the same bits in any chunk
 };
 
-/// Balanced chunks of so many tokens are precise: the longest draft is among them.
+/// Balanced passes of so many tokens are precise: the longest draft is among them.
 inline constexpr Index always_precise_tokens = 32;
 
 struct CpuOptions {
