@@ -41,7 +41,7 @@ TEST_CASE("generations that go on together give the tokens that each gives alone
             std::vector<TinyGeneration> generations;
             for (std::size_t i = 0; i < count; ++i) generations.push_back(sessions[i].generate(prompt(i), options(i)));
             std::vector<std::vector<Token>> found(count);
-            while (TinyGeneration::next(generations))
+            while (next_together(generations))
                 for (std::size_t i = 0; i < count; ++i)
                     if (generations[i].reason() == StopReason::none) found[i].push_back(generations[i].token());
             for (std::size_t i = 0; i < count; ++i) {
@@ -96,5 +96,5 @@ TEST_CASE("sessions that cannot be computed in one pass are refused, and stay as
     std::vector<TinyGeneration> twice;
     twice.push_back(first.generate({}, {.max_tokens = 3}));
     twice.push_back(first.generate({}, {.max_tokens = 3}));
-    CHECK(message_of([&] { TinyGeneration::next(twice); }) == "a session was given twice to be computed in one pass");
+    CHECK(message_of([&] { next_together(twice); }) == "a session was given twice to be computed in one pass");
 }

@@ -56,20 +56,6 @@ class Generation {
         return true;
     }
 
-    /// `next` of several generations over one model: what each has to compute is one pass for all of them, without
-    /// drafts, which takes little longer than that of one. Prompts are computed by themselves. Each gives the tokens
-    /// that it would give alone; those that have ended are passed over. Returns whether any has a token more, which is
-    /// so for those without a `reason`. Throws Error as `next` and Session::compute_logits.
-    static bool next(std::span<Generation> generations) {
-        std::vector<Session*> sessions;
-        for (Generation& generation : generations)
-            if (generation.goes_on()) sessions.push_back(generation.session_);
-        if (sessions.size() > 1) Session::compute_logits(sessions);
-        bool any = false;
-        for (Generation& generation : generations) any |= generation.next();
-        return any;
-    }
-
     /// Why the generation ended; `none` before, also when its loop was left early.
     [[nodiscard]] StopReason reason() const { return reason_; }
 
@@ -129,6 +115,19 @@ class Generation {
     [[nodiscard]] std::default_sentinel_t end() const { return {}; }
 
   private:
+    template <class Generations>
+    friend bool next_together(Generations&& generations);
+
+    static bool next(std::span<Generation> generations) {
+        std::vector<Session*> sessions;
+        for (Generation& generation : generations)
+            if (generation.goes_on()) sessions.push_back(generation.session_);
+        if (sessions.size() > 1) Session::compute_logits(sessions);
+        bool any = false;
+        for (Generation& generation : generations) any |= generation.next();
+        return any;
+    }
+
     /// Computes the token under the iterator where that has not been done; returns whether there is one. Advancing
     /// alone computes nothing, so that `std::views::take(n)` takes no more than n.
     bool look() {
@@ -199,5 +198,15 @@ class Generation {
     StopReason reason_ = StopReason::none;
     bool seen_ = false;  // the iterator's token has been computed
 };
+
+/// `next` of several generations, in a vector or the like, over sessions of one model: what each has to compute is one
+/// pass for all of them, without drafts, which takes little longer than that of one. Prompts are computed by
+/// themselves. Each gives the tokens that it would give alone; those that have ended are passed over. Returns whether
+/// any has a token more, which is so for those without a `reason`. Throws Error as `next` and Session::compute_logits.
+template <class Generations>
+bool next_together(Generations&& generations) {
+    const std::span all(generations);
+    return decltype(all)::value_type::next(all);
+}
 
 }  // namespace mistral
