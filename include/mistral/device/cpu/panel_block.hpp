@@ -100,32 +100,42 @@ class PanelBlock {
     /// Adds a group's products to the sums of the tokens, which begin at `first`.
     template <int tokens, std::size_t first, class Sums>
     void add_group(const std::byte* group, const Group* x, Sums& sums) const {
+        constexpr std::size_t at_once = Lanes::vectors_at_once(tokens);
+        unroll<Lanes::vectors / at_once>(
+            [&](auto part) { add_vectors<tokens, first, part * at_once, at_once>(group, x, sums); });
+    }
+
+    /// The same for the rows of some of a panel's vectors, from vector `first_vector` on.
+    template <int tokens, std::size_t first, std::size_t first_vector, std::size_t vectors, class Sums>
+    void add_vectors(const std::byte* group, const Group* x, Sums& sums) const {
         constexpr Index pair_bytes = Matrix::code_bytes / (group_size / (2 * Matrix::quad));
-        typename Lanes::Integers products[tokens][planes][Lanes::vectors];
+        constexpr std::size_t vector_bytes = Matrix::panel_rows * Matrix::quad / Lanes::vectors;
+        typename Lanes::Integers products[tokens][planes][vectors];
         unroll<tokens * planes>([&](auto i) {
             constexpr std::size_t t = i / planes, p = i % planes;
             const auto offset = Lanes::start(x[static_cast<Index>(t) * x_.stride()].offsets[p]);
-            unroll<Lanes::vectors>([&](auto v) { products[t][p][v] = offset; });
+            unroll<vectors>([&](auto v) { products[t][p][v] = offset; });
         });
-        const std::byte* codes = group + Matrix::scale_bytes;
+        const std::byte* codes = group + Matrix::scale_bytes + first_vector * vector_bytes;
         for (std::size_t i = 0; i < group_size; i += 2 * Matrix::quad, codes += pair_bytes) {
-            typename Lanes::Quads quads[2][Lanes::vectors];
+            typename Lanes::Quads quads[2][vectors];
             Lanes::template load_pair<Q>(codes, quads);
             unroll<2 * tokens * planes>([&](auto j) {
                 constexpr std::size_t q = j / (tokens * planes), t = j / planes % tokens, p = j % planes;
                 const typename Lanes::Digit* digits =
                     x[static_cast<Index>(t) * x_.stride()].digits[p].data() + i + q * Matrix::quad;
-                unroll<Lanes::vectors>(
+                unroll<vectors>(
                     [&](auto v) { products[t][p][v] = Lanes::dot(quads[q][v], digits, products[t][p][v]); });
             });
         }
-        unroll<Lanes::vectors>([&](auto v) {
-            const auto scales = Lanes::load_scales(group + Matrix::scale_bytes / Lanes::vectors * v);
+        unroll<vectors>([&](auto v) {
+            constexpr std::size_t vector = first_vector + v;
+            const auto scales = Lanes::load_scales(group + Matrix::scale_bytes / Lanes::vectors * vector);
             unroll<tokens>([&](auto t) {
                 auto product = products[t][0][v];
                 if constexpr (planes == 2) product = Lanes::join(product, products[t][1][v]);
                 const float scale = x[static_cast<Index>(t) * x_.stride()].scale;
-                sums[first + t][v] = Lanes::multiply_add(product, scales, scale, sums[first + t][v]);
+                sums[first + t][vector] = Lanes::multiply_add(product, scales, scale, sums[first + t][vector]);
             });
         });
     }

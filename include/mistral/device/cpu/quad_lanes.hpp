@@ -29,7 +29,8 @@ template <class Architecture>
 struct QuadLanes {
     using Digit = std::int8_t;
     static constexpr std::size_t vectors = 1;
-    static constexpr int tokens(int) { return 1; }  // in a tile, by planes of digits
+    static constexpr int tokens(int) { return 1; }                         // in a tile, by planes of digits
+    static constexpr std::size_t vectors_at_once(int) { return vectors; }  // by tokens
     template <QuantizedScalar Q>
     static constexpr Index streams = 1;  // panels to read at the same time for one token
     struct Integers {
@@ -48,8 +49,8 @@ struct QuadLanes {
         all.lanes.fill(offset);
         return all;
     }
-    template <QuantizedScalar Q>
-    static void load_pair(const std::byte* codes, Quads (&quads)[2][vectors]) {
+    template <QuantizedScalar Q, std::size_t count>
+    static void load_pair(const std::byte* codes, Quads (&quads)[2][count]) {
         const auto* bytes = reinterpret_cast<const std::uint8_t*>(codes);
         for (std::size_t i = 0; i < 128; ++i)
             if constexpr (std::same_as<Q, Q8>) {
@@ -91,6 +92,7 @@ struct QuadLanes<Avx512Dot> {
     using Digit = std::int8_t;
     static constexpr std::size_t vectors = 2;
     static constexpr int tokens(int planes) { return planes == 2 ? 4 : 6; }  // of 32 registers, 24 hold sums
+    static constexpr std::size_t vectors_at_once(int) { return vectors; }
     template <QuantizedScalar Q>
     static constexpr Index streams = std::same_as<Q, Q4> ? 2 : 1;  // two where there is little to read between two sums
     using Integers = __m512i;
@@ -100,9 +102,9 @@ struct QuadLanes<Avx512Dot> {
     static Floats zero() { return _mm512_setzero_ps(); }
     static Integers start(std::int32_t offset) { return _mm512_set1_epi32(offset); }
 
-    template <QuantizedScalar Q>
-    static void load_pair(const std::byte* codes, Quads (&quads)[2][vectors]) {
-        unroll<vectors>([&](auto v) {
+    template <QuantizedScalar Q, std::size_t count>
+    static void load_pair(const std::byte* codes, Quads (&quads)[2][count]) {
+        unroll<count>([&](auto v) {
             const __m512i first = _mm512_loadu_si512(codes + 64 * v);
             if constexpr (std::same_as<Q, Q8>) {
                 quads[0][v] = first;
@@ -147,7 +149,8 @@ template <>
 struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
     using Digit = std::int16_t;
     static constexpr std::size_t vectors = 4;
-    static constexpr int tokens(int) { return 2; }  // of 16 registers, 8 hold products
+    static constexpr int tokens(int) { return 4; }  // of 16 registers, 8 hold products
+    static constexpr std::size_t vectors_at_once(int tokens) { return tokens <= 2 ? vectors : 2; }
     template <QuantizedScalar Q>
     static constexpr Index streams = 2;
     using Integers = __m256i;
@@ -157,9 +160,9 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
     static Floats zero() { return _mm256_setzero_ps(); }
     static Integers start(std::int32_t offset) { return _mm256_set1_epi32(offset); }
 
-    template <QuantizedScalar Q>
-    static void load_pair(const std::byte* codes, Quads (&quads)[2][vectors]) {
-        unroll<vectors>([&](auto v) {
+    template <QuantizedScalar Q, std::size_t count>
+    static void load_pair(const std::byte* codes, Quads (&quads)[2][count]) {
+        unroll<count>([&](auto v) {
             const __m256i first = load(codes + 32 * v);
             if constexpr (std::same_as<Q, Q8>) {
                 quads[0][v] = first;
