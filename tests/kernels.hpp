@@ -6,13 +6,16 @@
 
 /// The processor's kernels, which are compiled once for all tests, in kernels.cpp: every other file that includes this
 /// header only parses them. The macros give what stands before `template`.
-#define MISTRAL_TEST_KERNELS_OF(prefix, Set, S)                                                                   \
-    prefix template void multiply<Set, S>(ThreadPool&, MatrixView<const Activation<S>>,                           \
-                                          std::span<const Product<HostMatrix<S>, Activation<S>>>, Update,         \
-                                          Cpu::Workspace&);                                                       \
-    prefix template void attend<Set, S>(ThreadPool&, MatrixView<const Activation<S>>, Index,                      \
-                                        std::span<const KeyValueRun<S>>, const Shape&, MatrixView<Activation<S>>, \
+#define MISTRAL_TEST_ATTENTION_OF(prefix, Set, C)                                                                 \
+    prefix template void attend<Set, C>(ThreadPool&, MatrixView<const Activation<C>>, Index,                      \
+                                        std::span<const KeyValueRun<C>>, const Shape&, MatrixView<Activation<C>>, \
                                         Cpu::Workspace&);
+
+#define MISTRAL_TEST_KERNELS_OF(prefix, Set, S)                                                           \
+    prefix template void multiply<Set, S>(ThreadPool&, MatrixView<const Activation<S>>,                   \
+                                          std::span<const Product<HostMatrix<S>, Activation<S>>>, Update, \
+                                          Cpu::Workspace&);                                               \
+    MISTRAL_TEST_ATTENTION_OF(prefix, Set, S)
 
 #define MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, bits, Q)                                                      \
     prefix template void multiply<NativeInstructionSet, bits>(ThreadPool&, MatrixView<const float>,             \
@@ -23,6 +26,7 @@
     MISTRAL_TEST_KERNELS_OF(prefix, NativeInstructionSet, float)    \
     MISTRAL_TEST_KERNELS_OF(prefix, NativeInstructionSet, half)     \
     MISTRAL_TEST_KERNELS_OF(prefix, NativeInstructionSet, bfloat16) \
+    MISTRAL_TEST_ATTENTION_OF(prefix, NativeInstructionSet, Q8)     \
     MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, 8, Q8)                \
     MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, 15, Q8)               \
     MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, 8, Q4)                \
@@ -30,10 +34,11 @@
 
 // Those of FloatCpu, where they are others.
 #if defined(MISTRAL_HAS_AVX512_DOT)
-#define MISTRAL_TEST_FLOAT_KERNELS(prefix)                      \
-    MISTRAL_TEST_KERNELS_OF(prefix, xsimd::default_arch, float) \
-    MISTRAL_TEST_KERNELS_OF(prefix, xsimd::default_arch, half)  \
-    MISTRAL_TEST_KERNELS_OF(prefix, xsimd::default_arch, bfloat16)
+#define MISTRAL_TEST_FLOAT_KERNELS(prefix)                         \
+    MISTRAL_TEST_KERNELS_OF(prefix, xsimd::default_arch, float)    \
+    MISTRAL_TEST_KERNELS_OF(prefix, xsimd::default_arch, half)     \
+    MISTRAL_TEST_KERNELS_OF(prefix, xsimd::default_arch, bfloat16) \
+    MISTRAL_TEST_ATTENTION_OF(prefix, xsimd::default_arch, Q8)
 #else
 #define MISTRAL_TEST_FLOAT_KERNELS(prefix)
 #endif

@@ -6,6 +6,8 @@
 
 #include <vector>
 
+#include "kernels.hpp"
+
 using namespace mistral;
 
 TEST_CASE("a linear map assigns or adds x times the transposed weights") {
