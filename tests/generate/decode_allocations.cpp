@@ -87,28 +87,49 @@ TEST_CASE("200 000 decode steps allocate nothing after the first, and scratch me
     CHECK(bytes > 0);
 }
 
-TEST_CASE("a draft leaves no trace whichever allocation fails") {
+namespace {
+
+/// A model that takes scratch memory after the first cache has been written.
+MistralModel<float> late_scratch_model() {
     auto config = tiny::config({5, no_window});
-    config.intermediate_size = 1000;  // takes scratch memory after the first cache has been written
-    const auto model = tiny::model<float>(config, Cpu(1));
+    config.intermediate_size = 1000;
+    return tiny::model<float>(config, Cpu(1));
+}
+
+std::vector<float> logits_after(const MistralModel<float>& model, std::span<const Token> tokens) {
+    Session session(model);
+    session.append(tokens);
+    return tiny::logits(session);
+}
+
+/// Whether body() throws std::bad_alloc where the n-th allocation from now on fails.
+template <class Body>
+bool runs_out_of_memory(long n, Body&& body) {
+    bool failed = false;
+    failing_allocation = allocations + n;
+    try {
+        body();
+    } catch (const std::bad_alloc&) {
+        failed = true;
+    }
+    failing_allocation = std::numeric_limits<long>::max();
+    return failed;
+}
+
+}  // namespace
+
+TEST_CASE("a draft leaves no trace whichever allocation fails") {
+    const auto model = late_scratch_model();
     const auto tokens = tiny::tokens(20);
-    Session whole(model);
-    whole.append(tokens);
-    const auto expected = tiny::logits(whole);
+    const auto expected = logits_after(model, tokens);
     int failures = 0;
     for (long failing = 1;; ++failing) {
         Session session(model, {.rewind = 6});
         session.append(std::span(tokens).first(19));
         session.push(tokens[19]);
         session = Session(session);  // without scratch memory
-        bool failed = false;
-        failing_allocation = allocations + failing;
-        try {
-            static_cast<void>(session.logits(std::span(tokens).first(6)));
-        } catch (const std::bad_alloc&) {
-            failed = true;
-        }
-        failing_allocation = std::numeric_limits<long>::max();
+        const bool failed =
+            runs_out_of_memory(failing, [&] { static_cast<void>(session.logits(std::span(tokens).first(6))); });
         CHECK(session.position() == 20);
         CHECK(tiny::logits(session) == expected);
         if (!failed) break;
@@ -118,14 +139,10 @@ TEST_CASE("a draft leaves no trace whichever allocation fails") {
 }
 
 TEST_CASE("a session stays usable whichever allocation fails") {
-    auto config = tiny::config({5, no_window});
-    config.intermediate_size = 1000;  // takes scratch memory after the first cache has been written
-    const auto model = tiny::model<float>(config, Cpu(1));
+    const auto model = late_scratch_model();
     const auto tokens = tiny::tokens(22);
     const std::span<const Token> all(tokens);
-    Session whole(model);
-    whole.append(all);
-    const auto expected = tiny::logits(whole);
+    const auto expected = logits_after(model, tokens);
 
     int failures = 0;
     int emptied = 0;
@@ -134,14 +151,7 @@ TEST_CASE("a session stays usable whichever allocation fails") {
         session.append(all.first(12));
         session = Session(session);  // without scratch memory
         session.push(all[12]);
-        bool failed = false;
-        failing_allocation = allocations + failing;
-        try {
-            session.append(all.subspan(13));
-        } catch (const std::bad_alloc&) {
-            failed = true;
-        }
-        failing_allocation = std::numeric_limits<long>::max();
+        const bool failed = runs_out_of_memory(failing, [&] { session.append(all.subspan(13)); });
         if (!failed) break;
 
         ++failures;
@@ -160,13 +170,9 @@ TEST_CASE("a session stays usable whichever allocation fails") {
 }
 
 TEST_CASE("sessions that are computed together stay usable whichever allocation fails") {
-    auto config = tiny::config({5, no_window});
-    config.intermediate_size = 1000;  // takes scratch memory after the first cache has been written
-    const auto model = tiny::model<float>(config, Cpu(1));
+    const auto model = late_scratch_model();
     const auto tokens = tiny::tokens(13);
-    Session whole(model);
-    whole.append(tokens);
-    const auto expected = tiny::logits(whole);
+    const auto expected = logits_after(model, tokens);
 
     int failures = 0;
     for (long failing = 1;; ++failing) {
@@ -176,14 +182,8 @@ TEST_CASE("sessions that are computed together stay usable whichever allocation 
         first.push(tokens[12]);
         Session second = first;
         const std::vector<Session<MistralModel<float>>*> sessions{&first, &second};
-        bool failed = false;
-        failing_allocation = allocations + failing;
-        try {
-            Session<MistralModel<float>>::compute_logits(sessions);
-        } catch (const std::bad_alloc&) {
-            failed = true;
-        }
-        failing_allocation = std::numeric_limits<long>::max();
+        const bool failed =
+            runs_out_of_memory(failing, [&] { Session<MistralModel<float>>::compute_logits(sessions); });
         for (auto* session : sessions) {
             CHECK(session->position() == 13);
             CHECK(session->has_logits() == !failed);

@@ -3,7 +3,6 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "emulation/emulation.hpp"
+#include "generate/tiny_model.hpp"
 #include "model_logits.hpp"
 
 using namespace mistral;
@@ -73,10 +73,6 @@ TEST_CASE("sequences in one pass give the bits that each gives alone, at more po
     const auto model = MistralModel<bfloat16, Cuda>::load(MISTRAL_TEST_DATA "/reference/short", Cuda());
     using TestSession = Session<MistralModel<bfloat16, Cuda>>;
     const auto tokens = some_tokens(90, model.config().vocab_size);
-    const auto held = [](TestSession& session) {
-        const auto logits = session.logits();
-        return std::vector<float>(logits.begin(), logits.end());
-    };
     for (const std::size_t count : {3u, 70u}) {
         std::vector<TestSession> sessions;
         std::vector<TestSession*> pointers;
@@ -92,7 +88,7 @@ TEST_CASE("sequences in one pass give the bits that each gives alone, at more po
             TestSession session(model);
             session.append(std::span(tokens).first(1 + i));
             for (std::size_t step = 0; step < most; ++step) session.push(tokens[step]);
-            alone[i] = held(session);
+            alone[i] = tiny::logits(session);
             sessions[i].append(std::span(tokens).first(1 + i));
         }
         for (std::size_t step = 0; step < most; ++step) {
@@ -103,7 +99,7 @@ TEST_CASE("sequences in one pass give the bits that each gives alone, at more po
         // Up to 16 tokens are multiplied as one is; more go to tensor cores, which round activations to bfloat16.
         for (std::size_t i = 0; i < count; ++i) {
             CAPTURE(i);
-            const auto found = held(sessions[i]);
+            const auto found = tiny::logits(sessions[i]);
             const std::vector<double> expected(alone[i].begin(), alone[i].end());
             CHECK(largest_difference(found, expected) <= (count == 3 ? 0 : 0.2));
         }
@@ -115,28 +111,24 @@ TEST_CASE("sessions on a GPU rewind, fork, save and restore as on the processor"
     const auto model = MistralModel<bfloat16, Cuda>::load(directory, Cuda());
     const auto tokens = some_tokens(60, model.config().vocab_size);
     const std::span<const Token> all(tokens);
-    const auto held = [](auto& session) {
-        const auto logits = session.logits();
-        return std::vector<float>(logits.begin(), logits.end());
-    };
     Session session(model, {.rewind = 8});
     session.append(all.first(50));
     for (const Token token : all.subspan(50)) session.push(token);
-    const auto expected = held(session);
+    const auto expected = tiny::logits(session);
 
     Session fork = session.fork();
     fork.rewind_to(55);
     for (const Token token : all.subspan(55)) fork.push(token);
-    CHECK(held(fork) == expected);
+    CHECK(tiny::logits(fork) == expected);
 
     std::stringstream saved;
     session.save(saved);
     Session restored(model, {.rewind = 8});
     restored.restore(saved);
-    CHECK(held(restored) == expected);
+    CHECK(tiny::logits(restored) == expected);
     session.push(5);
     restored.push(5);
-    CHECK(held(session) == held(restored));
+    CHECK(tiny::logits(session) == tiny::logits(restored));
 }
 
 TEST_CASE("sessions on several threads share a GPU and a model, and write what each writes alone") {

@@ -37,8 +37,8 @@ class CudaWorkspace {
     [[nodiscard]] const Index* position(Index position) {
         const auto found = std::find(positions_.begin(), positions_.end(), position);
         if (found != positions_.end()) return place(found - positions_.begin());
-        oldest_ = oldest_ % (most_positions - 1) + 1;
-        return bring(position, oldest_);
+        last_brought_ = last_brought_ % (most_positions - 1) + 1;
+        return bring(position, last_brought_);
     }
 
     /// As Device says. The first pass of its kind is only performed, and scratch memory grows as it needs; the second
@@ -81,22 +81,22 @@ class CudaWorkspace {
 
     [[nodiscard]] const Index* place(Index i) const { return position_memory_.data() + i; }
 
-    /// Makes it the position that is there.
-    const Index* bring(Index position, Index place) {
-        Index& held = positions_[static_cast<std::size_t>(place)];
+    /// Makes it the position at place i.
+    const Index* bring(Index position, Index i) {
+        Index& held = positions_[static_cast<std::size_t>(i)];
         if (held != position)
-            MISTRAL_CUDA(cudaMemcpyAsync(position_memory_.data() + place, &position, sizeof(position),
+            MISTRAL_CUDA(cudaMemcpyAsync(position_memory_.data() + i, &position, sizeof(position),
                                          cudaMemcpyHostToDevice, stream()));
         held = position;
-        return this->place(place);
+        return place(i);
     }
 
     BasicWorkspace<DeviceBuffer<std::byte>, Allocate> scratch_;
     DeviceBuffer<Index> position_memory_;                       // [most_positions]
     std::array<Index, std::size_t{most_positions}> positions_;  // what it holds; -1 is none
-    Index oldest_ = 0;                           // the place that was brought its position last, recorded_place aside
-    std::map<Kind, cuda::RecordedPass> passes_;  // of kinds that were performed, recorded or not yet
-    cuda::Stream stream_;                        // the last, so that it waits before anything else goes
+    Index last_brought_ = 0;                                    // the place, recorded_place aside
+    std::map<Kind, cuda::RecordedPass> passes_;                 // of kinds that were performed, recorded or not yet
+    cuda::Stream stream_;                                       // the last, so that it waits before anything else goes
 };
 
 }  // namespace mistral
