@@ -122,7 +122,7 @@ class Generation {
         std::vector<Session*> sessions;
         for (Generation& generation : generations)
             if (generation.goes_on()) sessions.push_back(generation.session_);
-        if (sessions.size() > 1) Session::compute_logits(sessions);
+        if (sessions.size() > 1) Session::compute_logits(sessions);  // one that is alone may draft
         bool any = false;
         for (Generation& generation : generations) any |= generation.next();
         return any;

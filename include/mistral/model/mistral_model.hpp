@@ -145,7 +145,7 @@ class MistralModel {
             blocks_[static_cast<std::size_t>(layer)].forward_each(x, for_each_cache, workspace);
         }
         auto frame = workspace.frame();
-        const auto last = append_others(chunks, x, frame);
+        const auto last = append_others(chunks, x, scores.rows(), frame);
         if (scores.rows() == 0) return;
         const auto for_each_cache = [=](auto visit) {
             for (const auto& chunk : chunks)
@@ -157,14 +157,12 @@ class MistralModel {
     }
 
     /// From the last layer, tokens without logits have nothing to give but their keys and values. Returns the rows of x
-    /// of all others.
+    /// of the `wanted` others.
     template <class C, class Frame>
-    [[nodiscard]] MatrixView<A> append_others(std::span<const SequenceChunk<C>> chunks, MatrixView<A> x,
+    [[nodiscard]] MatrixView<A> append_others(std::span<const SequenceChunk<C>> chunks, MatrixView<A> x, Index wanted,
                                               Frame& frame) const {
-        auto& workspace = chunks.front().state->workspace();
-        Index wanted = 0;
-        for (const auto& chunk : chunks) wanted += chunk.logits.rows();
         if (wanted == x.rows()) return x;
+        auto& workspace = chunks.front().state->workspace();
         const bool is_alone = chunks.size() == 1;
         const auto last =
             is_alone ? x.middle_rows(x.rows() - wanted, wanted) : frame.template matrix<A>(wanted, config_.hidden_size);

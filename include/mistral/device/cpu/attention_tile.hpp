@@ -158,7 +158,8 @@ class AttentionTile {
             }
     }
 
-    /// The same where they lie, in up to most_runs pieces: one token has each widened once anyway.
+    /// The same where they lie, in up to most_runs pieces: for the queries of one token alone, to widen them first
+    /// costs more than it saves.
     static constexpr std::size_t most_runs = 3;
     [[nodiscard]] std::array<Piece<C>, most_runs> in_place(std::span<const KeyValueRun<C>> runs, Index block,
                                                            Index first, Index last) const {

@@ -27,7 +27,7 @@ struct DotTile {
     /// With every step, asks for the `lines_ahead` cache lines that follow in `ahead`.
     void accumulate(const S* weights, Index weight_stride, const Packed* x, Index x_stride, Index steps,
                     const std::byte* ahead, int lines_ahead) {
-        if (lines_ahead == 0) {
+        if (lines_ahead == 0) {  // a loop without a branch for it
             for (Index step = 0; step < steps; ++step, weights += Lanes::step, x += Lanes::step)
                 add(weights, weight_stride, x, x_stride);
             return;
