@@ -7,6 +7,7 @@
 #include <iostream>
 #include <string>
 
+#include "generate/command_line.hpp"
 #include "generate/options.hpp"
 #include "generate/run.hpp"
 

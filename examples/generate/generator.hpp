@@ -14,6 +14,7 @@
 #include "report.hpp"
 #include "run.hpp"
 #include "terminal.hpp"
+#include "text.hpp"
 
 namespace generator {
 
@@ -32,7 +33,7 @@ class Generator {
     /// Throws Cancelled after Ctrl-C.
     explicit Generator(const Options& options)
         : options_(options),
-          tokenizer_(mistral::Tokenizer::load(options.model)),
+          tokenizer_(load_tokenizer(options.model)),
           session_(load(options), {.context = options.context.value_or(mistral::no_window),
                                    .rewind = options.sampling.draft_tokens,
                                    .chunk = chunk}),
@@ -43,7 +44,7 @@ class Generator {
 
     /// Continues the prompt.
     void complete() {
-        const auto prompt = tokenizer_.encode(options_.prompt);
+        const auto prompt = encode(tokenizer_, options_.prompt);
         if (options_.echo) output_.text(options_.prompt);
         mistral::Detokenizer detokenizer(tokenizer_);
         for (const mistral::Token token : prompt) static_cast<void>(detokenizer.push(token));
@@ -148,7 +149,7 @@ class Generator {
     /// The answer to the last message. Of the conversation's tokens only those are computed that the session does not
     /// hold yet; all of them where it differs from them too far back for its ring.
     Answer reply(const std::vector<mistral::Message>& messages) {
-        auto tokens = encode_chat(tokenizer_, chat_template_of(tokenizer_), messages);
+        auto tokens = encode(tokenizer_, messages);
         const auto same = std::ranges::mismatch(tokens, held_).in1 - tokens.begin();
         if (session_.can_rewind_to(same))
             session_.rewind_to(same);

@@ -1,12 +1,14 @@
 #pragma once
 
 #include <mistral/base/types.hpp>
+#include <mistral/generate/log_probability.hpp>
 #include <mistral/text/tokenizer.hpp>
 
-#include <iostream>
-#include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace generator {
 
@@ -17,44 +19,36 @@ class Output {
 
     /// A token was made; `generation` knows its probability.
     template <class Generation>
-    void token(mistral::Token token, Generation& generation) {
+    void token(mistral::Token id, Generation& generation) {
         if (!json_) return;
         flush();
-        object_ = {{"id", token}, {"text", ""}, {"logprob", generation.logprob()}};
-        for (const auto& [id, logprob] : generation.alternatives())
-            object_["alternatives"].push_back({{"id", id}, {"text", tokenizer_.piece(id)}, {"logprob", logprob}});
+        const std::span<const mistral::TokenLogprob> alternatives = generation.alternatives();
+        object_ = {.id = id,
+                   .text = {},
+                   .logprob = generation.logprob(),
+                   .alternatives = {alternatives.begin(), alternatives.end()}};
     }
 
     /// Text has become certain: whole characters, with the last token or at the end.
-    void text(std::string_view text) {
-        if (json_)
-            object_["text"].get_ref<std::string&>() += text;
-        else
-            std::cout << text << std::flush;
-        if (!text.empty()) line_ended_ = text.back() == '\n';
-    }
+    void text(std::string_view text);
 
     /// An answer is complete.
-    void end(bool with_newline) {
-        flush();
-        if (with_newline && !json_ && !line_ended_) std::cout << std::endl;
-        line_ended_ = true;
-    }
+    void end(bool with_newline);
 
   private:
-    /// An object waits for what the next token, or the end, adds to its text. Alternatives may be a part of a character
-    /// only, which becomes U+FFFD.
-    void flush() {
-        using Handler = Json::error_handler_t;
-        if (!object_.is_null()) std::cout << object_.dump(-1, ' ', false, Handler::replace) << std::endl;
-        object_ = nullptr;
-    }
+    struct Object {
+        mistral::Token id;
+        std::string text;
+        double logprob;
+        std::vector<mistral::TokenLogprob> alternatives;
+    };
 
-    using Json = nlohmann::ordered_json;
+    /// An object waits for what the next token, or the end, adds to its text.
+    void flush();
 
     const mistral::Tokenizer& tokenizer_;
     bool json_;
-    Json object_;
+    std::optional<Object> object_;
     bool line_ended_ = true;
 };
 

@@ -139,6 +139,12 @@ TEST_CASE("--json writes one valid object per token, whose texts make up the who
     }
 }
 
+TEST_CASE("--json of no tokens is no object") {
+    const Result run = generate("ROMEO: --json -n 0");
+    CHECK(run.status == 0);
+    CHECK(run.out.empty());
+}
+
 TEST_CASE("--json with greedy choice gives the first of the alternatives") {
     for (const auto& token : objects(generate("ROMEO: --json --alternatives 2 -n 20 --temperature 0").out))
         CHECK(token.at("id") == token.at("alternatives")[0].at("id"));
