@@ -12,27 +12,10 @@
 
 #include <benchmark/benchmark.h>
 
-#include <cstdlib>
 #include <iostream>
-#include <string>
-#include <string_view>
 #include <thread>
 
 namespace {
-
-/// Takes --threads=N from the arguments; without it, one thread per core.
-mistral::Index take_threads(int& argc, char** argv) {
-    constexpr std::string_view flag = "--threads=";
-    auto threads = static_cast<mistral::Index>(std::thread::hardware_concurrency());
-    int kept = 0;
-    for (int i = 0; i < argc; ++i)
-        if (std::string_view(argv[i]).starts_with(flag))
-            threads = std::atoll(argv[i] + flag.size());
-        else
-            argv[kept++] = argv[i];
-    argc = kept;
-    return threads;
-}
 
 void add_limit(const char* name, double per_second) {
     benchmark::AddCustomContext(name, mistral::concat(per_second / 1e9));
@@ -43,7 +26,7 @@ void add_limit(const char* name, double per_second) {
 int main(int argc, char** argv) {
     try {
         bench::Machine& machine = bench::machine();
-        machine.threads = take_threads(argc, argv);
+        machine.threads = bench::take_number(argc, argv, "--threads=", std::thread::hardware_concurrency());
         benchmark::Initialize(&argc, argv);
         if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
         machine.limits = bench::probe(machine.threads);

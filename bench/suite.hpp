@@ -5,8 +5,10 @@
 #include <benchmark/benchmark.h>
 
 #include <any>
+#include <cstdlib>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 
 /// What the files of the suite share.
@@ -27,6 +29,18 @@ struct Machine {
 [[nodiscard]] inline Machine& machine() {
     static Machine machine;
     return machine;
+}
+
+/// Takes an argument such as --threads=N out of the others and gives its number; `otherwise` where there is none.
+[[nodiscard]] inline Index take_number(int& argc, char** argv, std::string_view flag, Index otherwise) {
+    int kept = 0;
+    for (int i = 0; i < argc; ++i)
+        if (std::string_view(argv[i]).starts_with(flag))
+            otherwise = std::atoll(argv[i] + flag.size());
+        else
+            argv[kept++] = argv[i];
+    argc = kept;
+    return otherwise;
 }
 
 template <class Run>

@@ -103,27 +103,36 @@ template <class T>
     return MatrixMaker<T>::make(rows, cols);
 }
 
-template <mistral::Scalar S>
-[[nodiscard]] mistral::ModelWeights<S, Cpu> synthetic_weights(const Config& config) {
+/// A model's weights, each matrix by make.operator()<T>(rows, cols).
+template <mistral::Scalar S, class D, class Make>
+[[nodiscard]] mistral::ModelWeights<S, D> make_weights(const Config& config, const Make& make) {
     using A = mistral::Activation<S>;
-    const Index hidden = config.hidden_size;
+    const Index hidden = config.hidden_size, intermediate = config.intermediate_size;
     const Index query = config.query_heads * config.head_dim;
     const Index key = config.kv_heads * config.head_dim;
-    mistral::ModelWeights<S, Cpu> weights;
-    weights.embedding = synthetic_matrix<mistral::EmbeddingScalar<S>>(config.vocab_size, hidden);
+    const auto norm = [&] { return make.template operator()<A>(1, hidden); };
+    const auto map = [&](Index rows, Index cols) { return make.template operator()<S>(rows, cols); };
+    mistral::ModelWeights<S, D> weights;
+    weights.embedding = make.template operator()<mistral::EmbeddingScalar<S>>(config.vocab_size, hidden);
     for (Index layer = 0; layer < config.layers; ++layer)
-        weights.blocks.push_back({.attention_norm = synthetic_matrix<A>(1, hidden),
-                                  .attention = {.query = synthetic_matrix<S>(query, hidden),
-                                                .key = synthetic_matrix<S>(key, hidden),
-                                                .value = synthetic_matrix<S>(key, hidden),
-                                                .output = synthetic_matrix<S>(hidden, query)},
-                                  .feed_forward_norm = synthetic_matrix<A>(1, hidden),
-                                  .feed_forward = {.gate = synthetic_matrix<S>(config.intermediate_size, hidden),
-                                                   .up = synthetic_matrix<S>(config.intermediate_size, hidden),
-                                                   .down = synthetic_matrix<S>(hidden, config.intermediate_size)}});
-    weights.norm = synthetic_matrix<A>(1, hidden);
-    weights.output = synthetic_matrix<S>(config.vocab_size, hidden);
+        weights.blocks.push_back({.attention_norm = norm(),
+                                  .attention = {.query = map(query, hidden),
+                                                .key = map(key, hidden),
+                                                .value = map(key, hidden),
+                                                .output = map(hidden, query)},
+                                  .feed_forward_norm = norm(),
+                                  .feed_forward = {.gate = map(intermediate, hidden),
+                                                   .up = map(intermediate, hidden),
+                                                   .down = map(hidden, intermediate)}});
+    weights.norm = norm();
+    weights.output = map(config.vocab_size, hidden);
     return weights;
+}
+
+template <mistral::Scalar S>
+[[nodiscard]] mistral::ModelWeights<S, Cpu> synthetic_weights(const Config& config) {
+    return make_weights<S, Cpu>(config,
+                                []<class T>(Index rows, Index cols) { return synthetic_matrix<T>(rows, cols); });
 }
 
 /// Text of so many tokens.
@@ -144,10 +153,12 @@ inline void fill(Cache& cache) {
 
 /// Makes `position` the next one, as if all before it had been computed: a cache's size and its time depend on where it
 /// is, not on how it came there.
-inline void put_at(Cache& cache, Index position) {
+template <class D>
+void put_at(mistral::RollingKVCache<bfloat16, D>& cache, Index position) {
     cache.reset(std::max<Index>(0, position - cache.capacity()), position);
 }
-inline void put_at(State& state, Index position) {
+template <class D>
+void put_at(mistral::SequenceState<bfloat16, D>& state, Index position) {
     for (Index layer = 0; layer < state.layers(); ++layer) put_at(state.cache(layer), position);
 }
 
