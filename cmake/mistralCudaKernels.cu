@@ -12,11 +12,16 @@ template void embed(cudaStream_t, const Token*, MatrixView<const float>, MatrixV
 template void embed(cudaStream_t, const Token*, MatrixView<const half>, MatrixView<float>);
 template void embed(cudaStream_t, const Token*, MatrixView<const bfloat16>, MatrixView<float>);
 
-template void multiply(cudaStream_t, MatrixView<const float>, MatrixView<const float>, MatrixView<float>, Update);
-template void multiply(cudaStream_t, MatrixView<const float>, MatrixView<const half>, MatrixView<float>, Update);
-template void multiply(cudaStream_t, MatrixView<const float>, MatrixView<const bfloat16>, MatrixView<float>, Update);
-template void multiply(cudaStream_t, MatrixView<const float>, QuantizedView<Q8>, MatrixView<float>, Update);
-template void multiply(cudaStream_t, MatrixView<const float>, QuantizedView<Q4>, MatrixView<float>, Update);
+template void multiply<float>(cudaStream_t, MatrixView<const float>,
+                              std::span<const WeightsFor<MatrixView<const float>>>, Update);
+template void multiply<half>(cudaStream_t, MatrixView<const float>, std::span<const WeightsFor<MatrixView<const half>>>,
+                             Update);
+template void multiply<bfloat16>(cudaStream_t, MatrixView<const float>,
+                                 std::span<const WeightsFor<MatrixView<const bfloat16>>>, Update);
+template void multiply<Q8>(cudaStream_t, MatrixView<const float>, std::span<const WeightsFor<QuantizedView<Q8>>>,
+                           Update);
+template void multiply<Q4>(cudaStream_t, MatrixView<const float>, std::span<const WeightsFor<QuantizedView<Q4>>>,
+                           Update);
 
 template void dequantize(cudaStream_t, QuantizedView<Q8>, MatrixView<bfloat16>);
 template void dequantize(cudaStream_t, QuantizedView<Q4>, MatrixView<bfloat16>);
@@ -24,6 +29,13 @@ template void dequantize(cudaStream_t, QuantizedView<Q4>, MatrixView<bfloat16>);
 template void convert(cudaStream_t, MatrixView<const float>, MatrixView<float>);
 template void convert(cudaStream_t, MatrixView<const float>, MatrixView<half>);
 template void convert(cudaStream_t, MatrixView<const float>, MatrixView<bfloat16>);
+
+template void convert(cudaStream_t, MatrixView<const float>, MatrixView<const float>, MatrixView<float>,
+                      MatrixView<float>);
+template void convert(cudaStream_t, MatrixView<const float>, MatrixView<const float>, MatrixView<half>,
+                      MatrixView<half>);
+template void convert(cudaStream_t, MatrixView<const float>, MatrixView<const float>, MatrixView<bfloat16>,
+                      MatrixView<bfloat16>);
 
 template void append(cudaStream_t, MatrixView<const float>, MatrixView<const float>, const Index*,
                      KeyValueStore<float>);

@@ -15,6 +15,10 @@ TEST_CASE("a view addresses rows by its stride") {
     CHECK(middle.rows() == 2);
     CHECK(middle(0, 0) == 4);
     CHECK(middle(1, 1) == 9);
+    const MatrixView<const int> right = view.middle_cols(1, 1);
+    CHECK(right.cols() == 1);
+    CHECK(right(0, 0) == 1);
+    CHECK(right(2, 0) == 9);
     view(1, 0) = 40;
     CHECK(numbers[4] == 40);
 }

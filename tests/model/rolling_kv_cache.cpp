@@ -26,15 +26,16 @@ float label(Index position) {
 template <class C>
 void append_positions(RollingKVCache<C, Cpu>& cache, Index count) {
     Cpu::Workspace workspace;
-    const auto rows = [&](float sign) {
-        std::vector<float> numbers;
-        for (Index i = 0; i < count; ++i) numbers.push_back(sign * label(cache.next_position() + i));
-        std::vector<CachedElement<C>> rows(static_cast<std::size_t>(count * CachedRow<C>::size(1)));
-        Cpu(1).convert<C>({numbers.data(), count, 1}, 1, {rows.data(), count, CachedRow<C>::size(1)}, workspace);
-        return rows;
-    };
-    const auto keys = rows(1), values = rows(-1);
-    cache.append({keys.data(), count, CachedRow<C>::size(1)}, {values.data(), count, CachedRow<C>::size(1)}, workspace);
+    std::vector<float> labels, negatives;
+    for (Index i = 0; i < count; ++i) {
+        labels.push_back(label(cache.next_position() + i));
+        negatives.push_back(-labels.back());
+    }
+    constexpr Index size = CachedRow<C>::size(1);
+    std::vector<CachedElement<C>> keys(static_cast<std::size_t>(count * size)), values(keys.size());
+    Cpu(1).convert<C>({labels.data(), count, 1}, {negatives.data(), count, 1}, 1, {keys.data(), count, size},
+                      {values.data(), count, size}, workspace);
+    cache.append({keys.data(), count, size}, {values.data(), count, size}, workspace);
 }
 
 /// The label that a row of one element holds.

@@ -41,6 +41,12 @@ class MatrixView {
         return {data_ + first * stride_, count, cols_, stride_};
     }
 
+    /// The `count` columns from column `first` on.
+    [[nodiscard]] MatrixView middle_cols(Index first, Index count) const {
+        assert(first >= 0 && count >= 0 && first + count <= cols_);
+        return {data_ + first, rows_, count, stride_};
+    }
+
   private:
     T* data_ = nullptr;
     Index rows_ = 0;

@@ -83,7 +83,7 @@ concept Mappable = requires(const M& matrix) {
 ///   rms_norm   x [tokens, hidden_size], weight [1, hidden_size] -> out [tokens, hidden_size]
 ///   multiply   x [tokens, inputs], products -> each out = x times its weights, transposed, assigned or added
 ///   rotate     x [tokens, heads * head_dim], frequencies [1, head_dim / 2], in place
-///   convert    keys or values [tokens, kv_heads * head_dim] -> rows of a cache [tokens, kv_heads * row_size]
+///   convert    keys and values [tokens, kv_heads * head_dim] -> rows of a cache [tokens, kv_heads * row_size] each
 ///   append     such rows of keys and values, of the positions from ring.next_position() on -> their slots in the store
 ///   attend     queries [tokens, query_heads * head_dim] of the same positions, such rows of their own keys and values,
 ///              the ring and store of those before -> out, of the queries' shape
@@ -112,7 +112,7 @@ concept Device = std::copyable<D> && Mappable<typename D::template Matrix<Q4>> &
     device.rms_norm(x, vector, 1e-5, out, workspace);
     device.multiply(x, std::array{Product{weights, out}}, Update::add, workspace);
     device.rotate(out, Index{} /* position */, vector, RotaryPairing::halves, workspace);
-    device.template convert<bfloat16>(x, Index{} /* head_dim */, cached, workspace);
+    device.template convert<bfloat16>(x, x, Index{} /* head_dim */, cached, cached, workspace);
     device.append(rows, rows, ring, store, workspace);
     device.attend(x, rows, rows, ring, store, Shape{}, out, workspace);
     device.swiglu(x, x, out, workspace);

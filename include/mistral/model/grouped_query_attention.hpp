@@ -60,8 +60,9 @@ class GroupedQueryAttention {
                 x.rows(), ", ", x.cols(), "] to [", out.rows(), ", ", out.cols(), "], expected rows of ",
                 query_.inputs(), " elements");
         auto frame = workspace.frame();
-        const auto queries = frame.template matrix<A>(x.rows(), query_size());
-        const auto keys = frame.template matrix<A>(x.rows(), key_size());
+        const auto turned = frame.template matrix<A>(x.rows(), query_size() + key_size());  // by one rotation
+        const auto queries = turned.middle_cols(0, query_size());
+        const auto keys = turned.middle_cols(query_size(), key_size());
         const auto values = frame.template matrix<A>(x.rows(), key_size());
         const auto mixed = frame.template matrix<A>(x.rows(), query_size());
         device_.multiply(x, std::array{query_.to(queries), key_.to(keys), value_.to(values)}, Update::assign,
@@ -69,9 +70,7 @@ class GroupedQueryAttention {
         Index first = 0;
         for_each_cache([&](auto& cache, Index tokens) {
             const auto rows = [=](const auto& matrix) { return matrix.middle_rows(first, tokens); };
-            const Index position = cache.next_position();
-            rotary_.forward(rows(queries), position, workspace);
-            rotary_.forward(rows(keys), position, workspace);
+            rotary_.forward(rows(turned), cache.next_position(), workspace);
             attention_.forward(rows(queries), rows(keys), rows(values), cache, rows(mixed), workspace);
             first += tokens;
         });

@@ -44,8 +44,7 @@ class SlidingWindowAttention {
         expect("results", out, queries.rows(), shape_.query_heads);
         check(queries.rows(), keys, values, cache);
         auto frame = workspace.frame();
-        const auto new_keys = rounded<C>(keys, frame, workspace);
-        const auto new_values = rounded<C>(values, frame, workspace);
+        const auto [new_keys, new_values] = rounded<C>(keys, values, frame, workspace);
         device_.template attend<C>(queries, new_keys, new_values, cache.ring(), cache.store(), shape_, out, workspace);
         cache.append(new_keys, new_values, workspace);
     }
@@ -57,18 +56,20 @@ class SlidingWindowAttention {
                 typename D::Workspace& workspace) const {
         check(keys.rows(), keys, values, cache);
         auto frame = workspace.frame();
-        const auto new_keys = rounded<C>(keys, frame, workspace);
-        cache.append(new_keys, rounded<C>(values, frame, workspace), workspace);
+        const auto [new_keys, new_values] = rounded<C>(keys, values, frame, workspace);
+        cache.append(new_keys, new_values, workspace);
     }
 
   private:
-    /// Keys or values [tokens, kv_heads * head_dim] -> rows of a cache of scalar C, in the frame's memory.
+    /// Keys and values [tokens, kv_heads * head_dim] -> rows of a cache of scalar C, in the frame's memory.
     template <class C, class Frame>
-    [[nodiscard]] auto rounded(MatrixView<const A> rows, Frame& frame, typename D::Workspace& workspace) const {
+    [[nodiscard]] auto rounded(MatrixView<const A> keys, MatrixView<const A> values, Frame& frame,
+                               typename D::Workspace& workspace) const {
         const Index size = shape_.kv_heads * CachedRow<C>::size(shape_.head_dim);
-        const auto cached = frame.template matrix<CachedElement<C>>(rows.rows(), size);
-        device_.template convert<C>(rows, shape_.head_dim, cached, workspace);
-        return cached;
+        const auto new_keys = frame.template matrix<CachedElement<C>>(keys.rows(), size);
+        const auto new_values = frame.template matrix<CachedElement<C>>(keys.rows(), size);
+        device_.template convert<C>(keys, values, shape_.head_dim, new_keys, new_values, workspace);
+        return std::pair(new_keys, new_values);
     }
 
     void expect(const char* name, MatrixView<const A> matrix, Index tokens, Index heads) const {

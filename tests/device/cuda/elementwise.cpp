@@ -54,6 +54,24 @@ TEST_CASE_TEMPLATE("numbers are converted as the processor does it", C, float, h
             }
 }
 
+TEST_CASE_TEMPLATE("keys and values are converted in one launch as each alone", C, float, half, bfloat16) {
+    for (const auto& [rows, cols] : shapes)
+        for (std::size_t i = 0; i < layouts.size(); ++i) {
+            const Layout other = layouts[(i + 1) % layouts.size()];
+            const DeviceMatrix<float> keys(rows, cols, layouts[i], NormalNumbers(1));
+            const DeviceMatrix<float> values(rows, cols, other, NormalNumbers(2));
+            DeviceMatrix<C> cached_keys(rows, cols, other), cached_values(rows, cols, layouts[i]);
+            DeviceMatrix<C> expected_keys(rows, cols), expected_values(rows, cols);
+            cuda::convert<C>(nullptr, keys.view(), values.view(), cached_keys.view(), cached_values.view());
+            cuda::convert<C>(nullptr, keys.view(), expected_keys.view());
+            cuda::convert<C>(nullptr, values.view(), expected_values.view());
+            for (DeviceMatrix<C>* matrix : {&cached_keys, &cached_values, &expected_keys, &expected_values})
+                REQUIRE(matrix->download());
+            CHECK(cached_keys.same_bits(expected_keys));
+            CHECK(cached_values.same_bits(expected_values));
+        }
+}
+
 TEST_CASE("more rows than a grid has in one direction are all converted") {
     const DeviceMatrix<float> x(70'000, 2, {}, [](Index i, Index j) { return i * 2 + j; });
     DeviceMatrix<float> out(70'000, 2);

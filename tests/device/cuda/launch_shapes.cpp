@@ -31,34 +31,36 @@ TEST_CASE("grids over elements cover every column, and are within CUDA's limits"
             }
 }
 
-TEST_CASE("grids of products have every row and every token once") {
-    for (const Index rows : {1, 2, 5, 4096, 131'070, 131'071, 262'144, 10'000'000})
-        for (const Index tokens : {1, 8, 9, 100'000})
-            for (const Index block_rows : {2, 4}) {
-                const GridSize grid = multiply_grid(rows, block_rows, tokens, 8);
-                check_limits(grid);
-                CHECK(Index{grid.x} * 8 >= tokens);
-                CHECK((Index{grid.x} - 1) * 8 < tokens);
-                CHECK(Index{grid.y} * grid.z * block_rows >= rows);
-                CHECK(Index{grid.y} * (grid.z - 1) * block_rows < rows);
-            }
+TEST_CASE("few tokens' heads are shared out among blocks, and many tokens' are not") {
+    CHECK(rotary_blocks(1, 40) == 40);
+    CHECK(rotary_blocks(4, 40) == 16);
+    CHECK(rotary_blocks(64, 40) == 1);
+    CHECK(rotary_blocks(100'000, 1) == 1);
+}
+
+TEST_CASE("blocks of products have every group of rows once") {
+    for (const Index groups : {1, 2, 5, 4096, 65'535, 65'536, 262'144, 10'000'000})
+        for (const int warps : {1, 2, 4}) {
+            const Index blocks = multiply_blocks(groups, warps);
+            CHECK(blocks * most_multiply_warps / warps >= groups);
+            CHECK((blocks - 1) * most_multiply_warps / warps < groups);
+        }
 }
 
 TEST_CASE("blocks are whole warps of at most 1024 threads") {
     for (const Index n : {1, 31, 32, 33, 128, 4095, 4096, 4097, 1'000'000}) {
-        for (const unsigned threads :
-             {norm_threads(n, 1), norm_threads(n, 4), rotary_threads(n), multiply_threads(n)}) {
+        for (const unsigned threads : {norm_threads(n, 1), norm_threads(n, 4), rotary_threads(n)}) {
             CHECK(threads % 32 == 0);
             CHECK(threads >= 32);
             CHECK(threads <= 1024);
         }
-        CHECK(multiply_threads(n) <= most_multiply_threads);
+        CHECK(most_multiply_warps % multiply_warps(n) == 0);
     }
 }
 
 TEST_CASE("products of few rows get more warps for each, so that all multiprocessors have work") {
-    CHECK(multiply_threads(256) == 128);
-    CHECK(multiply_threads(1024) == 64);
-    CHECK(multiply_threads(2048) == 32);
-    for (const Index groups : {512, 1024, 2048, 3584, 16000}) CHECK(groups * multiply_threads(groups) >= 2048 * 32);
+    CHECK(multiply_warps(256) == 4);
+    CHECK(multiply_warps(1024) == 2);
+    CHECK(multiply_warps(2048) == 1);
+    for (const Index groups : {512, 1024, 2048, 3584, 16000}) CHECK(groups * multiply_warps(groups) >= 2048);
 }

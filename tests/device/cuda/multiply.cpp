@@ -2,7 +2,12 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cmath>
+#include <cstdint>
+#include <deque>
+#include <span>
+#include <vector>
 
 #include "device/cuda/device_matrix.hpp"
 #include "emulation.hpp"
@@ -24,6 +29,14 @@ constexpr std::array<std::array<Index, 3>, 12> shapes{{{1, 1, 1},
                                                        {17, 5, 64},
                                                        {1, 33, 5000},
                                                        {40, 1, 130}}};
+
+/// x * weights to `out`, through the kernel, in a launch of its own.
+template <class S>
+void multiply(MatrixView<const float> x, MatrixView<const S> weights, MatrixView<float> out,
+              Update update = Update::assign) {
+    const cuda::WeightsFor<MatrixView<const S>> product{weights, out};
+    cuda::multiply<S>(nullptr, x, std::span(&product, 1), update);
+}
 
 /// The largest error of out = 1 + x * weights, as a part of the sum of the magnitudes.
 template <class S>
@@ -50,7 +63,7 @@ template <class S>
 void check_same_bits(const DeviceMatrix<float>& x, const DeviceMatrix<S>& weights, const DeviceMatrix<float>& out,
                      Index tokens) {
     DeviceMatrix<float> few(tokens, out.const_view().cols());
-    cuda::multiply<S>(nullptr, x.const_view().middle_rows(0, tokens), weights.view(), few.view(), Update::assign);
+    multiply<S>(x.const_view().middle_rows(0, tokens), weights.view(), few.view());
     REQUIRE(few.download());
     for (Index t = 0; t < tokens; ++t)
         for (Index r = 0; r < out.const_view().cols(); ++r) REQUIRE(few(t, r) == out(t, r));
@@ -73,12 +86,12 @@ TEST_CASE_TEMPLATE("products agree with double precision wherever the matrices l
                 const DeviceMatrix<float> x(tokens, inputs, of_x, NormalNumbers(1));
                 const DeviceMatrix<S> weights(outputs, inputs, of_weights, NormalNumbers(2));
                 DeviceMatrix<float> out(tokens, outputs, of_x);
-                cuda::multiply<S>(nullptr, x.view(), weights.view(), out.view(), Update::assign);
+                multiply<S>(x.view(), weights.view(), out.view());
                 REQUIRE(out.download());
                 // Each of 32 partial sums at least rounds as often as it is long: at most a few hundred times.
                 CHECK(worst_error(x, weights, out, 0) < 1e-6);
                 if (of_x.gap + of_x.offset + of_weights.gap + of_weights.offset == 0) {
-                    cuda::multiply<S>(nullptr, x.view(), weights.view(), reference.view(), Update::assign);
+                    multiply<S>(x.view(), weights.view(), reference.view());
                     REQUIRE(reference.download());
                 }
                 REQUIRE(out.same_bits(reference));
@@ -93,7 +106,7 @@ TEST_CASE_TEMPLATE("a token gives the same bits in chunks of any length", S, flo
         const DeviceMatrix<float> x(tokens, inputs, {}, NormalNumbers(1));
         const DeviceMatrix<S> weights(6, inputs, {}, NormalNumbers(2));
         DeviceMatrix<float> out(tokens, 6);
-        cuda::multiply<S>(nullptr, x.view(), weights.view(), out.view(), Update::assign);
+        multiply<S>(x.view(), weights.view(), out.view());
         REQUIRE(out.download());
         for (const Index few : {1, 2, 3, 4, 5, 8, 9, 16}) check_same_bits(x, weights, out, few);
     }
@@ -105,18 +118,46 @@ TEST_CASE_TEMPLATE("a product is added to what stands there", S, float, half, bf
             const DeviceMatrix<float> x(tokens, 200, layout, NormalNumbers(1));
             const DeviceMatrix<S> weights(5, 200, layout, NormalNumbers(2));
             DeviceMatrix<float> out(tokens, 5, layout, [](Index, Index) { return 100; });
-            cuda::multiply<S>(nullptr, x.view(), weights.view(), out.view(), Update::add);
+            multiply<S>(x.view(), weights.view(), out.view(), Update::add);
             REQUIRE(out.download());
             CHECK(worst_error(x, weights, out, 100) < 1e-6);
         }
 }
 
-TEST_CASE("rows for fewer warps, and more of them than a grid has in one direction, are all multiplied") {
+TEST_CASE_TEMPLATE("several products of one input give the bits of each alone, whatever the rows", S, float, half,
+                   bfloat16) {
+    // Four, two and one warp for a group of rows; no rows at all; fewer products.
+    const std::vector<std::vector<Index>> all_rows{{5, 2050, 4100}, {7, 0, 9}, {0, 0, 3}, {0, 0, 0}, {6, 11}};
+    for (const auto& rows : all_rows) {
+        const Index tokens = static_cast<Index>(rows.size()) * 2 - 3;
+        emulation::set_seed(static_cast<std::uint64_t>(rows[0]));
+        const DeviceMatrix<float> x(tokens, 72, {}, NormalNumbers(1));
+        std::deque<DeviceMatrix<S>> weights;
+        std::deque<DeviceMatrix<float>> together, alone;
+        std::vector<cuda::WeightsFor<MatrixView<const S>>> products;
+        for (const Index outputs : rows) {
+            weights.emplace_back(outputs, 72, Layout{}, NormalNumbers(2 + static_cast<unsigned>(products.size())));
+            together.emplace_back(tokens, outputs);
+            alone.emplace_back(tokens, outputs);
+            multiply<S>(x.view(), weights.back().view(), alone.back().view());
+            products.push_back({weights.back().view(), together.back().view()});
+        }
+        cuda::multiply<S>(nullptr, x.view(), products, Update::assign);
+        for (std::size_t i = 0; i < products.size(); ++i) {
+            REQUIRE(together[i].download());
+            REQUIRE(alone[i].download());
+            REQUIRE(together[i].same_bits(alone[i]));
+        }
+    }
+    emulation::set_seed(0);
+}
+
+TEST_CASE("rows for fewer warps, and more of their groups than a grid has blocks in y and z, are all multiplied") {
     for (const Index rows : {1024 * 2, 2048 * 2 + 1, 65535 * 2 + 3}) {
         const DeviceMatrix<float> x(1, 8, {}, [](Index, Index i) { return i == 3 ? 1 : 0; });
         const DeviceMatrix<float> weights(rows, 8, {}, [](Index i, Index j) { return j == 3 ? i : -1; });
         DeviceMatrix<float> out(1, rows);
-        cuda::multiply<float>(nullptr, x.view(), weights.view(), out.view(), Update::assign);
+        multiply<float>(x.view(), weights.view(), out.view());
         REQUIRE(out.download());
         for (Index r = 0; r < rows; ++r) REQUIRE(out(0, r) == static_cast<float>(r));
     }

@@ -3,8 +3,10 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <deque>
 #include <memory>
 #include <random>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -68,6 +70,14 @@ class Weights {
     std::unique_ptr<DeviceMatrix<half>> device_scales_;
 };
 
+/// x * weights to `out`, through the kernel, in a launch of its own.
+template <QuantizedScalar Q>
+void multiply(MatrixView<const float> x, const Weights<Q>& weights, MatrixView<float> out,
+              Update update = Update::assign) {
+    const cuda::WeightsFor<cuda::QuantizedView<Q>> product{weights.view(), out};
+    cuda::multiply<Q>(nullptr, x, std::span(&product, 1), update);
+}
+
 /// Rows and columns around the sizes of tiles, groups and chunks.
 constexpr std::array<std::array<Index, 2>, 9> shapes{
     {{1, 1}, {4, 64}, {5, 63}, {7, 72}, {3, 1024}, {8, 2055}, {2, 4096}, {9, 196}, {6, 520}}};
@@ -88,7 +98,7 @@ TEST_CASE_TEMPLATE("products with quantised weights agree with double precision,
                 emulation::set_seed(seed++ % 4);
                 const DeviceMatrix<float> x(tokens, inputs, layout, NormalNumbers(3));
                 auto out = std::make_unique<DeviceMatrix<float>>(tokens, outputs, layout);
-                cuda::multiply<Q>(nullptr, x.view(), weights.view(), out->view(), Update::assign);
+                multiply<Q>(x.view(), weights, out->view());
                 REQUIRE(out->download());
                 for (Index t = 0; t < tokens; ++t)
                     for (Index r = 0; r < outputs; ++r) {
@@ -115,15 +125,36 @@ TEST_CASE_TEMPLATE("a token gives the same bits in chunks of any length with qua
         const Weights<Q> weights(6, inputs);
         const DeviceMatrix<float> x(17, inputs, {}, NormalNumbers(3));
         DeviceMatrix<float> out(17, 6);
-        cuda::multiply<Q>(nullptr, x.view(), weights.view(), out.view(), Update::assign);
+        multiply<Q>(x.view(), weights, out.view());
         REQUIRE(out.download());
         for (const Index tokens : {1, 2, 3, 4, 5, 8, 9, 16}) {
             DeviceMatrix<float> few(tokens, 6, {}, [](Index, Index) { return 0; });
-            cuda::multiply<Q>(nullptr, x.const_view().middle_rows(0, tokens), weights.view(), few.view(), Update::add);
+            multiply<Q>(x.const_view().middle_rows(0, tokens), weights, few.view(), Update::add);
             REQUIRE(few.download());
             for (Index t = 0; t < tokens; ++t)
                 for (Index r = 0; r < 6; ++r) REQUIRE(few(t, r) == out(t, r));
         }
+    }
+}
+
+TEST_CASE_TEMPLATE("several products of one input give the bits of each alone with quantised weights", Q, Q8, Q4) {
+    // Groups of rows that four warps share, and that two do.
+    const Weights<Q> first(5, 200), second(4100, 200), third(9, 200);
+    const DeviceMatrix<float> x(2, 200, {}, NormalNumbers(3));
+    std::deque<DeviceMatrix<float>> together, alone;
+    std::vector<cuda::WeightsFor<cuda::QuantizedView<Q>>> products;
+    for (const Weights<Q>* weights : {&first, &second, &third}) {
+        together.emplace_back(2, weights->view().rows);
+        alone.emplace_back(2, weights->view().rows);
+        multiply<Q>(x.view(), *weights, alone.back().view());
+    }
+    products = {
+        {first.view(), together[0].view()}, {second.view(), together[1].view()}, {third.view(), together[2].view()}};
+    cuda::multiply<Q>(nullptr, x.view(), products, Update::assign);
+    for (std::size_t i = 0; i < products.size(); ++i) {
+        REQUIRE(together[i].download());
+        REQUIRE(alone[i].download());
+        REQUIRE(together[i].same_bits(alone[i]));
     }
 }
 

@@ -12,8 +12,9 @@ TEST_CASE("heads are turned as in double precision, at any position") {
     struct Case {
         Index tokens, heads, head_dim, position;
     };
-    for (const Case& c : {Case{1, 1, 2, 0}, Case{1, 32, 128, 131'072}, Case{5, 3, 10, 32'767}, Case{2, 5, 64, 4095},
-                          Case{3, 2, 96, (Index{1} << 32) + 5}, Case{2, 40, 128, 1'000'000}})
+    for (const Case& c :
+         {Case{1, 1, 2, 0}, Case{1, 32, 128, 131'072}, Case{5, 3, 10, 32'767}, Case{2, 5, 64, 4095},
+          Case{3, 2, 96, (Index{1} << 32) + 5}, Case{2, 40, 128, 1'000'000}, Case{30, 7, 16, 100}, Case{70, 3, 4, 7}})
         for (const RotaryPairing pairing : {RotaryPairing::halves, RotaryPairing::adjacent})
             for (const Layout layout : layouts) {
                 const Index pairs = c.head_dim / 2;

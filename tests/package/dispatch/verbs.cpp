@@ -89,8 +89,10 @@ class Verbs {
         const auto queries = numbers<float>(tokens * shape.query_heads * shape.head_dim, 8);
         const auto wide = numbers<float>(2 * tokens * kv_width, 9);
         std::vector<bfloat16> cache(wide.size());
-        device_.template convert<bfloat16>({wide.data(), 2 * tokens, kv_width}, shape.head_dim,
-                                           {cache.data(), 2 * tokens, kv_width}, workspace_);
+        constexpr Index size = tokens * kv_width;
+        device_.template convert<bfloat16>({wide.data(), tokens, kv_width}, {wide.data() + size, tokens, kv_width},
+                                           shape.head_dim, {cache.data(), tokens, kv_width},
+                                           {cache.data() + size, tokens, kv_width}, workspace_);
         print<bfloat16>("convert", cache);
         const Ring ring(shape.window);  // empty: all keys are those of the chunk
         const KeyValueStore<bfloat16> store{
@@ -98,7 +100,7 @@ class Verbs {
         std::vector<float> out(queries.size());
         const Index width = shape.query_heads * shape.head_dim;
         device_.attend<bfloat16>({queries.data(), tokens, width}, {cache.data(), tokens, kv_width},
-                                 {cache.data() + tokens * kv_width, tokens, kv_width}, ring, store, shape,
+                                 {cache.data() + size, tokens, kv_width}, ring, store, shape,
                                  {out.data(), tokens, width}, workspace_);
         print<float>("attend", out);
     }

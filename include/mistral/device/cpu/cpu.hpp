@@ -87,14 +87,18 @@ class BasicCpu : public CpuBase {
     }
 
     template <class C>
-    void convert(MatrixView<const Activation<C>> x, Index head_dim, MatrixView<CachedElement<C>> out,
+    void convert(MatrixView<const Activation<C>> keys, MatrixView<const Activation<C>> values, Index head_dim,
+                 MatrixView<CachedElement<C>> cached_keys, MatrixView<CachedElement<C>> cached_values,
                  Workspace&) const {
-        const Index heads = x.cols() / head_dim;
+        const Index heads = keys.cols() / head_dim;
         const Index row_size = CachedRow<C>::size(head_dim);
-        assert(out.rows() == x.rows() && x.cols() == heads * head_dim && out.cols() == heads * row_size);
-        for_rows(x.rows(), [&](Index t) {
-            for (Index head = 0; head < heads; ++head)
-                CachedRow<C>::write(x.row(t) + head * head_dim, head_dim, out.row(t) + head * row_size);
+        assert(cached_keys.rows() == keys.rows() && keys.cols() == heads * head_dim);
+        assert(cached_keys.cols() == heads * row_size && cached_values.cols() == heads * row_size);
+        for_rows(keys.rows(), [&](Index t) {
+            for (Index head = 0; head < heads; ++head) {
+                CachedRow<C>::write(keys.row(t) + head * head_dim, head_dim, cached_keys.row(t) + head * row_size);
+                CachedRow<C>::write(values.row(t) + head * head_dim, head_dim, cached_values.row(t) + head * row_size);
+            }
         });
     }
 

@@ -121,9 +121,10 @@ class BasicCpu<Dispatched> : public CpuBase {
     }
 
     template <class C>
-    void convert(MatrixView<const Activation<C>> x, Index head_dim, MatrixView<CachedElement<C>> out,
+    void convert(MatrixView<const Activation<C>> keys, MatrixView<const Activation<C>> values, Index head_dim,
+                 MatrixView<CachedElement<C>> cached_keys, MatrixView<CachedElement<C>> cached_values,
                  Workspace& workspace) const {
-        kernels<cpu::CacheKernels<C>>().convert(*this, x, head_dim, out, workspace);
+        kernels<cpu::CacheKernels<C>>().convert(*this, keys, values, head_dim, cached_keys, cached_values, workspace);
     }
 
     template <class C>

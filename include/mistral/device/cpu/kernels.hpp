@@ -43,8 +43,9 @@ struct QuantizationKernels {
 /// With caches of type C.
 template <class C>
 struct CacheKernels {
-    void (*convert)(const CpuBase&, MatrixView<const Activation<C>> x, Index head_dim, MatrixView<CachedElement<C>> out,
-                    CpuBase::Workspace&);
+    void (*convert)(const CpuBase&, MatrixView<const Activation<C>> keys, MatrixView<const Activation<C>> values,
+                    Index head_dim, MatrixView<CachedElement<C>> cached_keys,
+                    MatrixView<CachedElement<C>> cached_values, CpuBase::Workspace&);
     void (*attend)(const CpuBase&, MatrixView<const Activation<C>> queries, MatrixView<const CachedElement<C>> keys,
                    MatrixView<const CachedElement<C>> values, const Ring&, KeyValueStore<C>, const Shape&,
                    MatrixView<Activation<C>> out, CpuBase::Workspace&);

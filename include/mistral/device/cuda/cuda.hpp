@@ -22,6 +22,8 @@
 #include <concepts>
 #include <cstddef>
 #include <memory>
+#include <span>
+#include <tuple>
 #include <utility>
 
 namespace mistral {
@@ -92,8 +94,9 @@ class Cuda {
                   Workspace& workspace) const {
         const auto current = this->current();
         if (x.rows() > cuda::few_tokens) return multiply_many(x, products, update, workspace);
-        for (const auto& product : products)
-            cuda::multiply(workspace.stream(), x, product.weights.view(), product.out, update);
+        const auto views = std::apply([](const auto&... each) { return std::array{view_of(each)...}; }, products);
+        using View = typename decltype(views)::value_type;
+        cuda::multiply(workspace.stream(), x, std::span<const View>(views), update);
     }
 
     void rotate(MatrixView<float> x, Index position, const DeviceMatrix<float>& frequencies, RotaryPairing pairing,
@@ -104,9 +107,10 @@ class Cuda {
     }
 
     template <class C>
-    void convert(MatrixView<const float> x, Index, MatrixView<C> out, Workspace& workspace) const {
+    void convert(MatrixView<const float> keys, MatrixView<const float> values, Index, MatrixView<C> cached_keys,
+                 MatrixView<C> cached_values, Workspace& workspace) const {
         const auto current = this->current();
-        cuda::convert(workspace.stream(), x, out);
+        cuda::convert(workspace.stream(), keys, values, cached_keys, cached_values);
     }
 
     template <class C>
@@ -178,6 +182,11 @@ class Cuda {
             gpu_->product().run(workspace.stream(), rounded, dense(product.weights, inner, workspace), product.out,
                                 update, scratch.data());
         }
+    }
+
+    template <class M>
+    static auto view_of(const Product<M, float>& product) {
+        return cuda::WeightsFor<decltype(product.weights.view())>{product.weights.view(), product.out};
     }
 
     template <class S, class Frame>

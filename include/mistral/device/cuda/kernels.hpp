@@ -14,6 +14,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 /// What runs on the GPU, as functions that put work on a stream and return. nvcc compiles them once, in
 /// mistralCudaKernels.cu, for the scalars named here; programs that call them are compiled by any C++20 compiler. All
@@ -33,10 +34,19 @@ void rms_norm(cudaStream_t, MatrixView<const float> x, const float* weight, floa
 /// speed that falls behind that of a matrix product on tensor cores.
 inline constexpr Index few_tokens = 16;
 
-/// For S = float, half, bfloat16: a sum in float of products of the weights with activations that are not rounded. A
-/// token gives the same bits in every chunk, and wherever the matrices lie; fast are rows at multiples of 16 bytes.
+/// Weights [outputs, inputs] with the place of their product with an input, [tokens, outputs].
+template <class Weights>
+struct WeightsFor {
+    Weights weights;
+    MatrixView<float> out;
+};
+
+/// For S = float, half, bfloat16: sums in float of products of the weights with activations that are not rounded, in
+/// one launch for up to `most_products` weights. A token gives the same bits in every chunk, whatever else is
+/// multiplied, and wherever the matrices lie; fast are rows at multiples of 16 bytes.
 template <class S>
-void multiply(cudaStream_t, MatrixView<const float> x, MatrixView<const S> weights, MatrixView<float> out, Update);
+void multiply(cudaStream_t, MatrixView<const float> x, std::span<const WeightsFor<MatrixView<const S>>> products,
+              Update);
 
 /// Quantised weights [rows, cols] on the GPU, in tiles of 16 bytes, what a thread loads at once: 4 rows of 4 inputs
 /// in Q8, of 8 in Q4. What pads rows and inputs to whole tiles and groups has no effect.
@@ -72,7 +82,7 @@ struct QuantizedView {
 
 /// For Q = Q8, Q4: sums in float of products of levels with activations that are not rounded, times the scales.
 template <QuantizedScalar Q>
-void multiply(cudaStream_t, MatrixView<const float> x, QuantizedView<Q> weights, MatrixView<float> out, Update);
+void multiply(cudaStream_t, MatrixView<const float> x, std::span<const WeightsFor<QuantizedView<Q>>> products, Update);
 
 /// For Q = Q8, Q4: the weights [rows, cols], rounded to bfloat16, for products with many tokens.
 template <QuantizedScalar Q>
@@ -82,9 +92,14 @@ void dequantize(cudaStream_t, QuantizedView<Q> weights, MatrixView<bfloat16> out
 void rotate(cudaStream_t, MatrixView<float> x, const Index* position, const float* frequencies, Index head_dim,
             RotaryPairing);
 
-/// For C = float, half, bfloat16: x rounded to nearest, ties to even, for a cache or for products with many tokens.
+/// For C = float, half, bfloat16: x rounded to nearest, ties to even, for products with many tokens.
 template <class C>
 void convert(cudaStream_t, MatrixView<const float> x, MatrixView<C> out);
+
+/// The same of keys and values, for a cache.
+template <class C>
+void convert(cudaStream_t, MatrixView<const float> keys, MatrixView<const float> values, MatrixView<C> cached_keys,
+             MatrixView<C> cached_values);
 
 /// For C = float, half, bfloat16: position p goes to slot p mod capacity, for the positions from *position on. Of more
 /// than `capacity` rows the newest are kept.

@@ -34,7 +34,13 @@ inline constexpr unsigned elementwise_threads = 256;
     return static_cast<unsigned>(std::clamp<Index>(divide_up(cols, 32 * width) * 32, 32, 1024));
 }
 
-/// Threads that turn the heads of one token: four pairs each, in whole warps, as far as a block goes.
+/// Blocks that share the heads of each token, so that few tokens too are turned by many multiprocessors; each computes
+/// the token's angles anew.
+[[nodiscard]] constexpr Index rotary_blocks(Index tokens, Index heads) {
+    return std::clamp<Index>(divide_up(64, tokens), 1, heads);
+}
+
+/// Threads of such a block: four pairs each, in whole warps, as far as a block goes.
 [[nodiscard]] constexpr unsigned rotary_threads(Index pairs) {
     return static_cast<unsigned>(std::clamp<Index>(divide_up(pairs, 4 * 32) * 32, 32, 1024));
 }
@@ -43,33 +49,29 @@ inline constexpr unsigned elementwise_threads = 256;
 /// of them on their way at the same time.
 inline constexpr int chunk_pieces = 4;
 inline constexpr int most_multiply_warps = 4;
-inline constexpr int most_multiply_threads = 32 * most_multiply_warps;
+inline constexpr int multiply_threads = 32 * most_multiply_warps;
 
-/// Threads that share the columns of a few rows, of which there are so many groups: no more warps, each of which has
-/// the more to do before they add up their sums, than make 16 for each multiprocessor of a large GPU.
-[[nodiscard]] constexpr unsigned multiply_threads(Index groups_of_rows) {
-    unsigned warps = 1;
+/// Warps that share the columns of a few rows, of which there are so many groups: no more, each of which has the more
+/// to do before they add up their sums, than make 16 for each multiprocessor of a large GPU.
+[[nodiscard]] constexpr int multiply_warps(Index groups_of_rows) {
+    int warps = 1;
     while (warps < most_multiply_warps && groups_of_rows * warps < 2048) warps *= 2;
-    return 32 * warps;
+    return warps;
 }
 
-/// Rows of a block: what is loaded of x serves more of them where many tokens make that the larger part.
+/// Rows of a group: what is loaded of x serves more of them where many tokens make that the larger part.
 [[nodiscard]] constexpr int multiply_rows(int block_tokens) {
     return block_tokens < 8 ? 2 : 4;
 }
 
-/// Blocks of the largest size that a multiprocessor ought to have room for, which limits their registers.
-[[nodiscard]] constexpr int multiply_residents(int block_tokens) {
-    return block_tokens == 1 ? 6 : block_tokens < 8 ? 4 : 3;
+/// Blocks for so many groups of rows that so many warps share each.
+[[nodiscard]] constexpr Index multiply_blocks(Index groups_of_rows, int warps) {
+    return divide_up(groups_of_rows * warps, most_multiply_warps);
 }
 
-/// Blocks of so many rows and tokens each for a product of so many: those for the same rows are neighbours in x, and
-/// groups of rows are counted through y and z.
-[[nodiscard]] constexpr GridSize multiply_grid(Index rows, Index block_rows, Index tokens, Index block_tokens) {
-    const Index groups = divide_up(rows, block_rows);
-    const Index y = std::min(groups, largest_grid_y);
-    return {static_cast<unsigned>(divide_up(tokens, block_tokens)), static_cast<unsigned>(y),
-            static_cast<unsigned>(divide_up(groups, y))};
+/// Blocks that a multiprocessor ought to have room for, which limits their registers.
+[[nodiscard]] constexpr int multiply_residents(int block_tokens) {
+    return block_tokens == 1 ? 6 : block_tokens < 8 ? 4 : 3;
 }
 
 }  // namespace mistral::cuda

@@ -98,11 +98,16 @@ class RangeAttention {
     }
 
     __device__ void load_chunk(std::byte* to, const C* row, int first) const {
-        if (fixed_head_dim != Dynamic || launch_.aligned)
-            return __pipeline_memcpy_async(to, row + first, Blocks::chunk_bytes);
-        Chunk chunk;
-        for (int i = 0; i < Chunk::size; ++i) chunk.elements[i] = first + i < head_dim() ? row[first + i] : C(0.0f);
-        *reinterpret_cast<Chunk*>(to) = chunk;
+        if constexpr (fixed_head_dim == Dynamic) {
+            if (!launch_.aligned) {
+                Chunk chunk;
+                for (int i = 0; i < Chunk::size; ++i)
+                    chunk.elements[i] = first + i < head_dim() ? row[first + i] : C(0.0f);
+                *reinterpret_cast<Chunk*>(to) = chunk;
+                return;
+            }
+        }
+        __pipeline_memcpy_async(to, row + first, Blocks::chunk_bytes);
     }
 
     /// A query is one of the heads that share the key/value head, of one token.

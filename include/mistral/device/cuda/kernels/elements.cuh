@@ -19,9 +19,10 @@ namespace mistral::cuda {
 /// The rows of a matrix, `stride` elements apart.
 template <class T>
 struct Rows {
-    T* data;
-    Index stride;
+    T* data = nullptr;
+    Index stride = 0;
 
+    Rows() = default;
     Rows(MatrixView<T> view) : data(view.data()), stride(view.stride()) {}
     __device__ __forceinline__ T* operator[](Index row) const { return data + row * stride; }
 };

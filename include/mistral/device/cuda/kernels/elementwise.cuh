@@ -79,6 +79,27 @@ void convert(cudaStream_t stream, MatrixView<const float> x, MatrixView<C> out) 
     launch_for_elements(stream, x.rows(), x.cols(), aligned, Convert<C>{x, out});
 }
 
+template <class C>
+struct ConvertBoth {
+    Convert<C> keys;
+    Convert<C> values;
+
+    template <int width>
+    __device__ __forceinline__ void apply(Index row, Index col) const {
+        keys.template apply<width>(row, col);
+        values.template apply<width>(row, col);
+    }
+};
+
+template <class C>
+void convert(cudaStream_t stream, MatrixView<const float> keys, MatrixView<const float> values,
+             MatrixView<C> cached_keys, MatrixView<C> cached_values) {
+    const bool aligned = is_aligned(keys, elementwise_width) && is_aligned(values, elementwise_width) &&
+                         is_aligned(cached_keys, elementwise_width) && is_aligned(cached_values, elementwise_width);
+    launch_for_elements(stream, keys.rows(), keys.cols(), aligned,
+                        ConvertBoth<C>{{keys, cached_keys}, {values, cached_values}});
+}
+
 /// silu(x) = x / (1 + exp(-x)): where the exponential overflows, the quotient is the zero that it ought to be.
 struct Swiglu {
     Rows<const float> gate;

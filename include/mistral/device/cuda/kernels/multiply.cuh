@@ -28,54 +28,56 @@ __device__ __forceinline__ Words<4> load_piece(const S* row, int col, int cols) 
 }
 
 /// `whole`: rows of x and weights lie at multiples of 16 bytes, and cols is a multiple of what fills these.
-template <class S, int tokens, int block_rows, bool whole>
-__global__ void __launch_bounds__(most_multiply_threads, multiply_residents(tokens))
-    multiply_few(Product product, Rows<const S> weights) {
+template <class S, int tokens, int group_rows, bool whole>
+__global__ void __launch_bounds__(multiply_threads, multiply_residents(tokens))
+    multiply_few(Products<Rows<const S>> products) {
     constexpr int width = 4 * per_word<S>;
-    constexpr int ahead = pieces_ahead(tokens * block_rows);
-    const Block block(block_rows, tokens);
-    if (block.first_row >= product.rows) return;
-    const int pieces = (product.cols + width - 1) / width;
-    float sums[block_rows][tokens] = {};
-    for (int first = first_piece(); first < pieces; first = next_piece<ahead>(first)) {
-        Words<4> loaded[ahead][block_rows];
+    constexpr int ahead = pieces_ahead(tokens * group_rows);
+    const auto product = products.of_block();
+    const Group group(products, product, group_rows, tokens);
+    const int pieces = group.first_row < product.rows ? (products.cols + width - 1) / width : 0;
+    float sums[group_rows][tokens] = {};
+    for (int first = group.first_piece(); first < pieces; first = group.next_piece<ahead>(first)) {
+        Words<4> loaded[ahead][group_rows];
         for_pieces<ahead>(first, pieces, [&](int piece, int i) {
 #pragma unroll
-            for (int r = 0; r < block_rows; ++r) {
-                const S* row = weights[min(block.first_row + r, product.rows - 1)];
-                loaded[i][r] = load_piece<whole>(row, piece * width, product.cols);
+            for (int r = 0; r < group_rows; ++r) {
+                const S* row = product.weights[min(group.first_row + r, product.rows - 1)];
+                loaded[i][r] = load_piece<whole>(row, piece * width, products.cols);
             }
         });
         for_pieces<ahead>(first, pieces, [&](int piece, int i) {
-            float elements[block_rows][width];
+            float elements[group_rows][width];
 #pragma unroll
-            for (int r = 0; r < block_rows; ++r) widen<S>(loaded[i][r], elements[r]);
+            for (int r = 0; r < group_rows; ++r) widen<S>(loaded[i][r], elements[r]);
 #pragma unroll
             for (int t = 0; t < tokens; ++t) {
                 float x[width];
-                load_activations<whole>(block.x(product, t), piece * width, product.cols, x);
+                load_activations<whole>(group.x(products, t), piece * width, products.cols, x);
 #pragma unroll
-                for (int r = 0; r < block_rows; ++r)
+                for (int r = 0; r < group_rows; ++r)
 #pragma unroll
                     for (int j = 0; j < width; ++j) sums[r][t] = fmaf(x[j], elements[r][j], sums[r][t]);
             }
         });
     }
-    write_sums(sums, 1.0f, block, product);
+    write_sums(sums, 1.0f, group, product, products);
 }
 
 template <class S>
-void multiply(cudaStream_t stream, MatrixView<const float> x, MatrixView<const S> weights, MatrixView<float> out,
+void multiply(cudaStream_t stream, MatrixView<const float> x, std::span<const WeightsFor<MatrixView<const S>>> weights,
               Update update) {
     constexpr Index width = 16 / sizeof(S);
-    if (weights.rows() == 0) return;
-    const bool fast = weights.cols() % width == 0 && is_aligned(weights, width) && is_aligned(x, 4);
-    const unsigned threads = multiply_threads(divide_up(weights.rows(), multiply_rows(1)));
+    bool fast = x.cols() % width == 0 && is_aligned(x, 4);
+    for (const auto& [matrix, out] : weights) fast = fast && is_aligned(matrix, width);
     with_block_tokens(fast, x.rows(), [&]<int tokens, bool whole>() {
         constexpr int rows = multiply_rows(tokens);
-        const GridSize grid = multiply_grid(weights.rows(), rows, x.rows(), tokens);
-        launch(multiply_few<S, tokens, rows, whole>, {grid.x, grid.y, grid.z}, threads, 0, stream,
-               Product(x, out, update), weights);
+        Products<Rows<const S>> products(x, update, tokens);
+        for (std::size_t i = 0; i < weights.size(); ++i) {
+            const auto& [matrix, out] = weights[i];
+            products.set(i, matrix, out, multiply_warps(divide_up(matrix.rows(), multiply_rows(1))), rows);
+        }
+        launch_products(multiply_few<S, tokens, rows, whole>, stream, products);
     });
 }
 

@@ -10,61 +10,68 @@
 /// Products of a few tokens with quantised weights, and those weights as bfloat16.
 namespace mistral::cuda {
 
-/// The tiles of a matrix as kernels see them. Those of a row of tiles lie in the order of their inputs.
+/// Where the tiles of a matrix lie.
 template <QuantizedScalar Q>
-struct QuantizedTiles {
+struct Tiles {
+    const std::uint8_t* codes = nullptr;
+    const half* scales = nullptr;
+
+    Tiles() = default;
+    Tiles(const QuantizedView<Q>& view) : codes(view.codes), scales(view.scales) {}
+};
+
+/// How the tiles of all matrices of so many columns are read. Those of a row of tiles lie in the order of their inputs.
+template <QuantizedScalar Q>
+struct TileReader {
     static constexpr int tiles_of_group = static_cast<int>(group_size / QuantizedView<Q>::tile_cols);
 
-    const std::uint8_t* codes;
-    const half* scales;
     Index tiles_of_row;
     Index groups;
     Levels<Q> levels;
 
-    QuantizedTiles(const QuantizedView<Q>& view)
-        : codes(view.codes), scales(view.scales), tiles_of_row(view.tiles_of_row()), groups(view.groups()) {}
+    explicit TileReader(const QuantizedView<Q>& view) : tiles_of_row(view.tiles_of_row()), groups(view.groups()) {}
 
     /// The codes of a tile, a word for each of its rows.
-    __device__ __forceinline__ Words<4> codes_of(Index row_tile, int tile) const {
-        return load_once(codes + (row_tile * tiles_of_row + tile) * QuantizedView<Q>::tile_bytes);
+    __device__ __forceinline__ Words<4> codes_of(const Tiles<Q>& tiles, Index row_tile, int tile) const {
+        return load_once(tiles.codes + (row_tile * tiles_of_row + tile) * QuantizedView<Q>::tile_bytes);
     }
     /// The scales of a group in the rows of a tile, two in a word.
-    __device__ __forceinline__ Words<2> scales_of(Index row_tile, int group) const {
-        return load_words<2>(scales + (row_tile * groups + group) * QuantizedView<Q>::tile_rows);
+    __device__ __forceinline__ Words<2> scales_of(const Tiles<Q>& tiles, Index row_tile, int group) const {
+        return load_words<2>(tiles.scales + (row_tile * groups + group) * QuantizedView<Q>::tile_rows);
     }
 };
 
-/// A block computes the four outputs of a row of tiles, of up to `tokens` tokens; a piece is a tile. `whole`: rows of x
+/// A group computes the four outputs of a row of tiles, of up to `tokens` tokens; a piece is a tile. `whole`: rows of x
 /// lie at multiples of 16 bytes, and cols is a multiple of a tile's.
 template <QuantizedScalar Q, int tokens, bool whole>
-__global__ void __launch_bounds__(most_multiply_threads, multiply_residents(tokens))
-    multiply_few_tiles(Product product, QuantizedTiles<Q> weights) {
+__global__ void __launch_bounds__(multiply_threads, multiply_residents(tokens))
+    multiply_few_tiles(Products<Tiles<Q>> products, TileReader<Q> reader) {
     constexpr int rows = QuantizedView<Q>::tile_rows;
     constexpr int cols = QuantizedView<Q>::tile_cols;
     constexpr int ahead = pieces_ahead(tokens * rows);
-    const Block block(rows, tokens);
-    if (block.first_row >= product.rows) return;
-    constexpr int tiles_of_group = QuantizedTiles<Q>::tiles_of_group;
-    const int row_tile = block.first_row / rows;
-    const int tiles = (product.cols + cols - 1) / cols;
+    constexpr int tiles_of_group = TileReader<Q>::tiles_of_group;
+    const auto product = products.of_block();
+    const Group group(products, product, rows, tokens);
+    const int row_tile = group.first_row / rows;
+    const int tiles = group.first_row < product.rows ? (products.cols + cols - 1) / cols : 0;
     float sums[rows][tokens] = {};
-    for (int first = first_piece(); first < tiles; first = next_piece<ahead>(first)) {
+    for (int first = group.first_piece(); first < tiles; first = group.next_piece<ahead>(first)) {
         Words<4> codes[ahead];
         Words<2> scales[ahead];
         const int first_group = static_cast<int>(static_cast<unsigned>(first) / tiles_of_group);
         for_pieces<ahead>(first, tiles, [&](int tile, int i) {
-            codes[i] = weights.codes_of(row_tile, tile);
-            scales[i] = weights.scales_of(row_tile, first_group + i * (warp_lanes / tiles_of_group));
+            codes[i] = reader.codes_of(product.weights, row_tile, tile);
+            scales[i] = reader.scales_of(product.weights, row_tile, first_group + i * (warp_lanes / tiles_of_group));
         });
         for_pieces<ahead>(first, tiles, [&](int tile, int i) {
             float row_scales[rows], levels[rows][cols];
             widen<half>(scales[i], row_scales);
 #pragma unroll
-            for (int r = 0; r < rows; ++r) weights.levels.widen(codes[i].words[r], levels[r]);
+            for (int r = 0; r < rows; ++r) reader.levels.widen(codes[i].words[r], levels[r]);
 #pragma unroll
             for (int t = 0; t < tokens; ++t) {
                 float x[cols];
-                load_activations<whole>(block.x(product, t), tile * cols, product.cols, x);
+                load_activations<whole>(group.x(products, t), tile * cols, products.cols, x);
 #pragma unroll
                 for (int r = 0; r < rows; ++r) {
                     float sum = __fmul_rn(x[0], levels[r][0]);
@@ -75,26 +82,30 @@ __global__ void __launch_bounds__(most_multiply_threads, multiply_residents(toke
             }
         });
     }
-    write_sums(sums, 1 / level_unit, block, product);
+    write_sums(sums, 1 / level_unit, group, product, products);
 }
 
 template <QuantizedScalar Q>
-void multiply(cudaStream_t stream, MatrixView<const float> x, QuantizedView<Q> weights, MatrixView<float> out,
+void multiply(cudaStream_t stream, MatrixView<const float> x, std::span<const WeightsFor<QuantizedView<Q>>> weights,
               Update update) {
-    if (weights.rows == 0) return;
-    const bool fast = weights.cols % weights.tile_cols == 0 && is_aligned(x, 4);
-    const unsigned threads = multiply_threads(weights.row_tiles());
+    if (weights.empty()) return;
+    const bool fast = x.cols() % QuantizedView<Q>::tile_cols == 0 && is_aligned(x, 4);
+    const TileReader<Q> reader(weights.front().weights);
     with_block_tokens(fast, x.rows(), [&]<int tokens, bool whole>() {
-        const GridSize grid = multiply_grid(weights.rows, weights.tile_rows, x.rows(), tokens);
-        launch(multiply_few_tiles<Q, tokens, whole>, {grid.x, grid.y, grid.z}, threads, 0, stream,
-               Product(x, out, update), weights);
+        Products<Tiles<Q>> products(x, update, tokens);
+        for (std::size_t i = 0; i < weights.size(); ++i) {
+            const auto& [tiles, out] = weights[i];
+            products.set(i, tiles, out, multiply_warps(tiles.row_tiles()), tiles.tile_rows);
+        }
+        launch_products(multiply_few_tiles<Q, tokens, whole>, stream, products, reader);
     });
 }
 
 /// Row r of what is done is the r-th row of tiles, column c its c-th tile.
 template <QuantizedScalar Q>
 struct Dequantize {
-    QuantizedTiles<Q> weights;
+    Tiles<Q> weights;
+    TileReader<Q> reader;
     Index rows;
     Index cols;
     Rows<bfloat16> out;
@@ -105,9 +116,9 @@ struct Dequantize {
         const int tile = static_cast<int>(tile_index);
         constexpr int tile_rows = QuantizedView<Q>::tile_rows;
         constexpr int tile_cols = QuantizedView<Q>::tile_cols;
-        const Words<4> codes = weights.codes_of(row_tile, tile);
+        const Words<4> codes = reader.codes_of(weights, row_tile, tile);
         float scales[tile_rows];
-        widen<half>(weights.scales_of(row_tile, tile / weights.tiles_of_group), scales);
+        widen<half>(reader.scales_of(weights, row_tile, tile / reader.tiles_of_group), scales);
         const Index col = tile_index * tile_cols;
         const bool whole = aligned && col + tile_cols <= cols;
 #pragma unroll
@@ -115,7 +126,7 @@ struct Dequantize {
             const Index row = row_tile * tile_rows + r;
             if (row >= rows) return;
             float values[tile_cols];
-            weights.levels.widen(codes.words[r], values);
+            reader.levels.widen(codes.words[r], values);
 #pragma unroll
             for (int i = 0; i < tile_cols; ++i) values[i] *= scales[r] / level_unit;
             if (whole)
@@ -131,7 +142,7 @@ template <QuantizedScalar Q>
 void dequantize(cudaStream_t stream, QuantizedView<Q> weights, MatrixView<bfloat16> out) {
     const bool aligned = is_aligned(out, weights.tile_cols);
     launch_for_elements<1>(stream, weights.row_tiles(), divide_up(weights.cols, weights.tile_cols),
-                           Dequantize<Q>{weights, weights.rows, weights.cols, out, aligned});
+                           Dequantize<Q>{weights, TileReader<Q>(weights), weights.rows, weights.cols, out, aligned});
 }
 
 }  // namespace mistral::cuda

@@ -9,27 +9,64 @@
 #include <algorithm>
 #include <cstddef>
 
-/// What products of a few tokens have in common, whatever the weights. A block computes a few rows; these are read in
-/// pieces of 16 bytes, `chunk_pieces` by each lane of a warp, after which the warp goes on where the others of the
-/// block have ended. Sums so depend on the shape of the weights alone.
+/// What products of a few tokens have in common, whatever the weights. A few warps share a group of rows; these are
+/// read in pieces of 16 bytes, `chunk_pieces` by each lane of a warp, after which the warp goes on where the others of
+/// the group have ended. Sums so depend on the shape of the weights alone.
 namespace mistral::cuda {
 
-/// x [tokens, cols] -> out [tokens, rows].
-struct Product {
-    Rows<const float> x;
+/// Weights as kernels see them, whose product with the input is out [tokens, rows]. `warps` share a group of rows, and
+/// `first_block` is the first for them.
+template <class Weights>
+struct OneProduct {
+    Weights weights{};
     Rows<float> out;
+    int rows = 0;
+    int warps = 1;
+    int first_block = 0;
+};
+
+/// Products of one input x [tokens, cols].
+template <class Weights>
+struct Products {
+    Rows<const float> x;
     int tokens;
-    int rows;
     int cols;
     Update update;
+    int token_blocks;
+    int blocks = 0;  ///< for all rows
+    OneProduct<Weights> each[most_products]{};
 
-    Product(MatrixView<const float> x_view, MatrixView<float> out_view, Update result)
+    Products(MatrixView<const float> x_view, Update result, int block_tokens)
         : x(x_view),
-          out(out_view),
           tokens(static_cast<int>(x_view.rows())),
-          rows(static_cast<int>(out_view.cols())),
           cols(static_cast<int>(x_view.cols())),
-          update(result) {}
+          update(result),
+          token_blocks(static_cast<int>(divide_up(tokens, block_tokens))) {}
+
+    /// Puts the next one in its place, in groups of `group_rows` rows. Places after the last have no blocks.
+    void set(std::size_t index, const Weights& weights, MatrixView<float> out, int warps, int group_rows) {
+        each[index] = {weights, out, static_cast<int>(out.cols()), warps, blocks};
+        blocks += static_cast<int>(multiply_blocks(divide_up(out.cols(), group_rows), warps));
+        for (std::size_t rest = index + 1; rest < most_products; ++rest) each[rest].first_block = blocks;
+    }
+
+    /// The one that this block is for: chosen without an index, which would put all into slow memory.
+    __device__ __forceinline__ OneProduct<Weights> of_block() const {
+        const int block = block_of_rows();
+        OneProduct<Weights> product = each[0];
+#pragma unroll
+        for (std::size_t i = 1; i < most_products; ++i)
+            if (block >= each[i].first_block) product = each[i];
+        return product;
+    }
+
+    /// Blocks with the same rows follow each other, so that the cache has the weights for all but the first.
+    __device__ __forceinline__ int block_of_rows() const {
+        return static_cast<int>(blockIdx.x) / token_blocks;
+    }
+    __device__ __forceinline__ int block_of_tokens() const {
+        return static_cast<int>(blockIdx.x) % token_blocks;
+    }
 };
 
 /// Pieces of each row that a lane has on their way at once: as many as there is room for beside so many sums.
@@ -37,36 +74,42 @@ struct Product {
     return sums <= 8 ? chunk_pieces : sums <= 16 ? 2 : 1;
 }
 
-/// What a block computes: some rows for some tokens. Blocks with the same rows follow each other, so that the cache has
-/// the weights for all but the first.
-struct Block {
+/// The warps of a block that compute a group of rows for some tokens.
+struct Group {
     int first_row;
     int first_token;
+    int warps;
+    int warp;  ///< of the group's
 
-    __device__ __forceinline__ Block(int rows, int tokens)
-        : first_row(static_cast<int>(blockIdx.z * gridDim.y + blockIdx.y) * rows),
-          first_token(static_cast<int>(blockIdx.x) * tokens) {}
+    template <class Weights>
+    __device__ __forceinline__ Group(const Products<Weights>& products, const OneProduct<Weights>& product, int rows,
+                                     int tokens)
+        : first_token(products.block_of_tokens() * tokens), warps(product.warps) {
+        const int block = products.block_of_rows() - product.first_block;
+        const int of_all = block * most_multiply_warps + static_cast<int>(threadIdx.x) / warp_lanes;
+        first_row = of_all / warps * rows;
+        warp = of_all % warps;
+    }
 
-    /// The activations of the block's token t; where there is none, those of the last one.
-    __device__ __forceinline__ const float* x(const Product& product, int t) const {
-        return product.x[min(first_token + t, product.tokens - 1)];
+    /// The activations of the group's token t; where there is none, those of the last one.
+    template <class Weights>
+    __device__ __forceinline__ const float* x(const Products<Weights>& products, int t) const {
+        return products.x[min(first_token + t, products.tokens - 1)];
+    }
+
+    __device__ __forceinline__ int lane() const { return static_cast<int>(threadIdx.x) % warp_lanes; }
+
+    /// The first piece of a lane.
+    __device__ __forceinline__ int first_piece() const { return warp * chunk_pieces * warp_lanes + lane(); }
+
+    /// The piece of a lane that is `ahead` after another: in the same chunk, or in the warp's next one.
+    template <int ahead>
+    __device__ __forceinline__ int next_piece(int piece) const {
+        constexpr int chunk = chunk_pieces * warp_lanes;
+        const int next = piece + ahead * warp_lanes;
+        return ahead == chunk_pieces || next % chunk < warp_lanes ? next + (warps - 1) * chunk : next;
     }
 };
-
-/// The first piece of a lane.
-__device__ __forceinline__ int first_piece() {
-    const int warp = static_cast<int>(threadIdx.x) / warp_lanes;
-    return warp * (chunk_pieces - 1) * warp_lanes + static_cast<int>(threadIdx.x);
-}
-
-/// The piece of a lane that is `ahead` after another: in the same chunk, or in the warp's next one.
-template <int ahead>
-__device__ __forceinline__ int next_piece(int piece) {
-    constexpr int chunk = chunk_pieces * warp_lanes;
-    const int next = piece + ahead * warp_lanes;
-    const int other_warps = static_cast<int>(blockDim.x) / warp_lanes - 1;
-    return ahead == chunk_pieces || next % chunk < warp_lanes ? next + other_warps * chunk : next;
-}
 
 /// Calls visit(piece, i) for each i < ahead and the piece of that number after `first` in a lane's chunk.
 template <int ahead, class Visit>
@@ -89,29 +132,31 @@ __device__ __forceinline__ void load_activations(const float* row, int col, int 
     }
 }
 
-/// Adds up what the threads of a block summed, times a factor, and writes it or adds it to what stands there.
-template <int block_rows, int tokens>
-__device__ __forceinline__ void write_sums(const float (&sums)[block_rows][tokens], float factor, const Block& block,
-                                           const Product& product) {
-    static __shared__ float of_warps[most_multiply_warps][block_rows * tokens];
+/// Adds up what the threads of a group summed, times a factor, and writes it or adds it to what stands there.
+template <int group_rows, int tokens, class Weights>
+__device__ __forceinline__ void write_sums(const float (&sums)[group_rows][tokens], float factor, const Group& group,
+                                           const OneProduct<Weights>& product, const Products<Weights>& products) {
+    static __shared__ float of_warps[most_multiply_warps][group_rows * tokens];
+    const int warp_of_block = static_cast<int>(threadIdx.x) / warp_lanes;
 #pragma unroll
-    for (int r = 0; r < block_rows; ++r)
+    for (int r = 0; r < group_rows; ++r)
 #pragma unroll
         for (int t = 0; t < tokens; ++t) {
             const float sum = sum_of_warp(sums[r][t]);
-            if (threadIdx.x % warp_lanes == 0) of_warps[threadIdx.x / warp_lanes][r * tokens + t] = sum;
+            if (group.lane() == 0) of_warps[warp_of_block][r * tokens + t] = sum;
         }
     __syncthreads();
+    const auto* of_group = of_warps + (warp_of_block - group.warp);
 #pragma unroll 1
-    for (unsigned i = threadIdx.x; i < block_rows * tokens; i += blockDim.x) {
-        const int row = block.first_row + static_cast<int>(i) / tokens;
-        const int token = block.first_token + static_cast<int>(i) % tokens;
-        if (row >= product.rows || token >= product.tokens) continue;
+    for (int i = group.warp * warp_lanes + group.lane(); i < group_rows * tokens; i += group.warps * warp_lanes) {
+        const int row = group.first_row + i / tokens;
+        const int token = group.first_token + i % tokens;
+        if (row >= product.rows || token >= products.tokens) continue;
         float sum = 0;
 #pragma unroll 1
-        for (unsigned warp = 0; warp < blockDim.x / warp_lanes; ++warp) sum += of_warps[warp][i];
+        for (int warp = 0; warp < group.warps; ++warp) sum += of_group[warp][i];
         float& to = product.out[token][row];
-        to = product.update == Update::add ? fmaf(sum, factor, to) : sum * factor;
+        to = products.update == Update::add ? fmaf(sum, factor, to) : sum * factor;
     }
 }
 
@@ -130,6 +175,14 @@ void with_block_tokens(bool fast, Index tokens, const Multiply& multiply) {
         multiply.template operator()<4, true>();
     else
         multiply.template operator()<8, true>();
+}
+
+/// Puts a kernel for products on a stream.
+template <class Weights, class... Parameters>
+void launch_products(void (*kernel)(Products<Weights>, Parameters...), cudaStream_t stream,
+                     const Products<Weights>& products, const Parameters&... parameters) {
+    const int blocks = products.blocks * products.token_blocks;
+    if (blocks > 0) launch(kernel, static_cast<unsigned>(blocks), multiply_threads, 0, stream, products, parameters...);
 }
 
 }  // namespace mistral::cuda
