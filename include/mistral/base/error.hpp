@@ -27,14 +27,13 @@ class Cancelled : public Error {
 /// them, so that no code is made for each combination of parts.
 class MessagePart {
   public:
-    MessagePart(std::string_view text) : text_(text) {}
-    MessagePart(const std::string& text) : text_(text) {}
-    MessagePart(const char* text) : text_(text) {}
-    MessagePart(char character) : kind_(Kind::character), integer_(character) {}
+    MessagePart(std::string_view text) : kind_(Kind::text), text_(text) {}
+    MessagePart(const std::string& text) : kind_(Kind::text), text_(text) {}
+    MessagePart(const char* text) : kind_(Kind::text), text_(text) {}
+    MessagePart(char character) : kind_(Kind::character), character_(character) {}
     template <std::signed_integral T>
     requires(!std::same_as<T, char>) MessagePart(T number) : kind_(Kind::integer), integer_(number) {}
-    MessagePart(std::unsigned_integral auto number)
-        : kind_(Kind::natural), integer_(static_cast<std::int64_t>(std::uint64_t{number})) {}
+    MessagePart(std::unsigned_integral auto number) : kind_(Kind::natural), natural_(number) {}
     MessagePart(std::floating_point auto number) : kind_(Kind::real), real_(number) {}
 
     void append_to(std::string& message) const {
@@ -45,13 +44,13 @@ class MessagePart {
                 message += text_;
                 break;
             case Kind::character:
-                message += static_cast<char>(integer_);
+                message += character_;
                 break;
             case Kind::integer:
                 message.append(digits, std::to_chars(digits, end, integer_).ptr);
                 break;
             case Kind::natural:
-                message.append(digits, std::to_chars(digits, end, static_cast<std::uint64_t>(integer_)).ptr);
+                message.append(digits, std::to_chars(digits, end, natural_).ptr);
                 break;
             case Kind::real:
                 message.append(digits, std::to_chars(digits, end, real_, std::chars_format::general, 6).ptr);
@@ -59,10 +58,14 @@ class MessagePart {
     }
 
   private:
-    enum class Kind { text, character, integer, natural, real } kind_ = Kind::text;
-    std::string_view text_;
-    std::int64_t integer_ = 0;
-    double real_ = 0;
+    enum class Kind { text, character, integer, natural, real } kind_;
+    union {
+        std::string_view text_;
+        char character_;
+        std::int64_t integer_;
+        std::uint64_t natural_;
+        double real_;
+    };
 };
 
 /// Joins the parts into one text.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <mistral/base/matrix_view.hpp>
+#include <mistral/base/rounding.hpp>
 #include <mistral/base/types.hpp>
 
 #include <algorithm>
@@ -61,7 +62,7 @@ class BasicWorkspace {
   private:
     std::byte* take(Index bytes) {
         constexpr Index alignment = 64;
-        const Index size = (bytes + alignment - 1) / alignment * alignment;
+        const Index size = round_up(bytes, alignment);
         while (top_.block < blocks_.size() && blocks_[top_.block].size() - top_.offset < size)
             top_ = {top_.block + 1, 0};
         if (top_.block == blocks_.size()) blocks_.push_back(allocate_(std::max(size, this->bytes())));

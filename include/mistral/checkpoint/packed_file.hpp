@@ -5,6 +5,7 @@
 #include <mistral/base/mapped_file.hpp>
 #include <mistral/base/quote.hpp>
 #include <mistral/base/replacement_file.hpp>
+#include <mistral/base/rounding.hpp>
 #include <mistral/base/types.hpp>
 
 #include <algorithm>
@@ -52,7 +53,7 @@ class PackedFile {
         : path_(std::move(path)), parts_(std::move(parts)), header_(concat(mark, "version 1, little-endian\n", form)) {
         require(path_.has_filename(), quote(utf8(path_)), " is no path of a file of packed weights");
         for (const Part& part : parts_) header_ += concat(part.name, ", ", part.bytes, " bytes\n");
-        header_.resize((header_.size() + alignment - 1) / alignment * alignment, '\0');
+        header_.resize(round_up(header_.size(), alignment), '\0');
         size_ = header_.size();
         for (const Part& part : parts_) {
             assert(part.bytes % alignment == 0);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mistral/base/rounding.hpp>
 #include <mistral/base/types.hpp>
 #include <mistral/scalar/scalar.hpp>
 
@@ -23,7 +24,7 @@ inline constexpr Index group_size = 64;
 
 /// Groups of a row of so many inputs, the last one padded.
 [[nodiscard]] constexpr Index groups_of(Index inputs) {
-    return (inputs + group_size - 1) / group_size;
+    return divide_up(inputs, group_size);
 }
 
 inline constexpr float level_unit = 128;        ///< keeps scales near the weights, inside the range of binary16

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <mistral/base/matrix_view.hpp>
+#include <mistral/base/rounding.hpp>
 #include <mistral/base/shape.hpp>
 #include <mistral/base/window.hpp>
 #include <mistral/device/cpu/attention_tile.hpp>
@@ -35,7 +36,7 @@ class ChunkAttention {
           runs_(runs),
           shape_(shape),
           out_(out),
-          tiles_((queries.rows() + Tile::tokens_per_tile - 1) / Tile::tokens_per_tile) {}
+          tiles_(divide_up(queries.rows(), Tile::tokens_per_tile)) {}
 
     /// Heads and tokens are shared out among threads, and the spans of keys where these are too few.
     template <class Workspace>

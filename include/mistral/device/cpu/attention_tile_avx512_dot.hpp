@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mistral/base/rounding.hpp>
 #include <mistral/device/cpu/attention_tile.hpp>
 #include <mistral/device/cpu/avx512_dot.hpp>
 #include <mistral/device/cpu/avx512_pairs.hpp>
@@ -40,9 +41,7 @@ class AttentionTile<C, Avx512Dot> {
     static constexpr Index tokens_per_tile = 24;
 
     /// head_dim, padded to whole cache lines of the cache's elements.
-    [[nodiscard]] static Index width(const Shape& shape) {
-        return (shape.head_dim + elements_per_line - 1) / elements_per_line * elements_per_line;
-    }
+    [[nodiscard]] static Index width(const Shape& shape) { return round_up(shape.head_dim, elements_per_line); }
 
     /// Rows that a partial result needs for so many queries: few are computed as if they were four or eight.
     [[nodiscard]] static Index padded(Index queries) { return queries <= 4 ? 4 : std::max(queries, Index{most_few}); }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <mistral/base/host_matrix.hpp>
+#include <mistral/base/rounding.hpp>
 #include <mistral/device/cpu/attention.hpp>
 #include <mistral/device/cpu/cpu_base.hpp>
 #include <mistral/device/cpu/elementwise.hpp>
@@ -132,7 +133,7 @@ class BasicCpu : public CpuBase {
     template <class Body>
     void for_rows(Index rows, Body&& body) const {
         constexpr Index rows_per_task = 4;
-        pool().for_each((rows + rows_per_task - 1) / rows_per_task, [&](Index, Index i) noexcept {
+        pool().for_each(divide_up(rows, rows_per_task), [&](Index, Index i) noexcept {
             for (Index row = i * rows_per_task; row < std::min(rows, (i + 1) * rows_per_task); ++row) body(row);
         });
     }

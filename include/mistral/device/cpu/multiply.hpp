@@ -2,6 +2,7 @@
 
 #include <mistral/base/host_matrix.hpp>
 #include <mistral/base/matrix_view.hpp>
+#include <mistral/base/rounding.hpp>
 #include <mistral/device/cpu/dot_tile.hpp>
 #include <mistral/device/cpu/row_block.hpp>
 #include <mistral/device/cpu/simd.hpp>
@@ -32,7 +33,7 @@ void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x,
     auto frame = workspace.frame();
     const auto packed =
         frame.template matrix<Packed>(x.rows(), padded_to_steps<S, Architecture>(x.cols()) + row_padding);
-    pool.for_each((x.rows() + tokens_to_pack - 1) / tokens_to_pack, [&](Index, Index i) noexcept {
+    pool.for_each(divide_up(x.rows(), tokens_to_pack), [&](Index, Index i) noexcept {
         for (Index t = i * tokens_to_pack; t < std::min(x.rows(), (i + 1) * tokens_to_pack); ++t)
             pack<S, Architecture>(x.row(t), x.cols(), packed.row(t));
     });

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <mistral/base/aligned_buffer.hpp>
+#include <mistral/base/rounding.hpp>
 #include <mistral/base/types.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
 #include <mistral/scalar/quantization.hpp>
@@ -69,7 +70,7 @@ class PackedMatrix {
 
     [[nodiscard]] Index rows() const { return rows_; }
     [[nodiscard]] Index cols() const { return cols_; }
-    [[nodiscard]] Index panels() const { return (rows_ + panel_rows - 1) / panel_rows; }
+    [[nodiscard]] Index panels() const { return divide_up(rows_, panel_rows); }
     [[nodiscard]] Index groups() const { return groups_of(cols_); }
     [[nodiscard]] Index panel_bytes() const { return groups() * group_bytes; }
     [[nodiscard]] const std::byte* panel(Index i) const { return data_ + i * panel_bytes(); }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <mistral/base/matrix_view.hpp>
+#include <mistral/base/rounding.hpp>
 #include <mistral/device/cpu/packed_matrix.hpp>
 #include <mistral/device/cpu/quad_lanes.hpp>
 #include <mistral/device/cpu/simd.hpp>
@@ -38,7 +39,7 @@ class PanelBlock {
     void run(Index panel, Index first_token, Index last_token) const {
         constexpr Index most = Lanes::tokens(planes);
         const Index tokens = last_token - first_token;
-        tiles_of<static_cast<int>(most)>(panel, first_token, tokens, (tokens + most - 1) / most);
+        tiles_of<static_cast<int>(most)>(panel, first_token, tokens, divide_up(tokens, most));
     }
 
   private:
@@ -55,7 +56,7 @@ class PanelBlock {
         const Index large = tokens - (most - 1) * tiles;
         constexpr Index lines = Matrix::group_bytes / cache_line;
         constexpr Index groups_ahead = 4;
-        const Index lines_ahead = tiles > 1 || std::same_as<Q, Q4> ? (lines + tiles - 1) / tiles : 0;
+        const Index lines_ahead = tiles > 1 || std::same_as<Q, Q4> ? divide_up(lines, tiles) : 0;
         const std::byte* ahead =
             weights_.panel(panel) + (tiles == 1 ? groups_ahead * Matrix::group_bytes : weights_.panel_bytes());
         for (Index i = 0; i < tiles; ++i, ahead += weights_.panel_bytes() / tiles)

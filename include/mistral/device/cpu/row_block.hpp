@@ -1,6 +1,7 @@
 #pragma once
 
 #include <mistral/base/matrix_view.hpp>
+#include <mistral/base/rounding.hpp>
 #include <mistral/device/cpu/dot_tile.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/device.hpp>
@@ -27,7 +28,7 @@ class RowBlock {
         constexpr Index most = TileSize<S, Architecture>::tokens;
         const Index tokens = last_token - first_token;
         if (tokens == 0) return;
-        const Index tiles = (tokens + most - 1) / most;
+        const Index tiles = divide_up(tokens, most);
         tiles_of<static_cast<int>(most)>(tokens, tiles, first_row, last_row, first_token);
     }
 

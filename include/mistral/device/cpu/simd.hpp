@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mistral/base/rounding.hpp>
 #include <mistral/base/types.hpp>
 #include <mistral/device/cpu/instruction_set.hpp>
 #include <mistral/scalar/scalar.hpp>
@@ -29,7 +30,7 @@ inline constexpr Index lanes = static_cast<Index>(Batch<T, Architecture>::size);
 /// `n`, rounded up to whole vectors.
 template <class T, class Architecture>
 [[nodiscard]] constexpr Index padded(Index n) {
-    return (n + lanes<T, Architecture> - 1) / lanes<T, Architecture> * lanes<T, Architecture>;
+    return round_up(n, lanes<T, Architecture>);
 }
 
 /// The sum of all lanes (`hadd` until xsimd 9, `reduce_add` since).
@@ -216,8 +217,7 @@ struct WeightLanes<half, Architecture> : PairedLanes<Architecture> {
 /// `n`, rounded up to whole steps of S.
 template <class S, class Architecture>
 [[nodiscard]] constexpr Index padded_to_steps(Index n) {
-    constexpr Index step = WeightLanes<S, Architecture>::step;
-    return (n + step - 1) / step * step;
+    return round_up(n, WeightLanes<S, Architecture>::step);
 }
 
 /// x [n] -> packed [padded_to_steps(n)]: the order in which WeightLanes<S> holds weights, zeros behind the end.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mistral/base/rounding.hpp>
 #include <mistral/base/types.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
 #include <mistral/device/device.hpp>
@@ -27,12 +28,12 @@ struct TaskSize {
         : tokens(tokens_per_task) {
         constexpr Index row_bytes_per_task = 256 * 1024;
         constexpr Index tasks_per_thread = 8;
-        token_tasks = (all_tokens + tokens - 1) / tokens;
+        token_tasks = divide_up(all_tokens, tokens);
         const Index stretch = all_rows * row_bytes / (tasks_per_thread * threads);
         rows = fit(token_tasks == 1 ? std::max(row_bytes_per_task, stretch)
                                     : row_bytes_per_task * std::min<Index>(token_tasks, 8),
                    row_bytes, row_multiple);
-        row_tasks = (all_rows + rows - 1) / rows;
+        row_tasks = divide_up(all_rows, rows);
     }
 
     [[nodiscard]] Index count() const { return row_tasks * token_tasks; }
@@ -41,8 +42,7 @@ struct TaskSize {
     static Index tokens_in_cache(Index token_bytes, Index multiple) { return fit(352 * 1024, token_bytes, multiple); }
     /// At most so many tokens, and about as many in each task.
     static Index tokens_evenly(Index all, Index most, Index multiple) {
-        const Index tasks = (all + most - 1) / most;
-        return std::min(all, ((all + tasks - 1) / tasks + multiple - 1) / multiple * multiple);
+        return std::min(all, round_up(divide_up(all, divide_up(all, most)), multiple));
     }
 
   private:

@@ -2,6 +2,7 @@
 
 #include <mistral/base/host_matrix.hpp>
 #include <mistral/base/matrix_view.hpp>
+#include <mistral/base/rounding.hpp>
 #include <mistral/base/types.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
 #include <mistral/device/cuda/device_buffer.hpp>
@@ -109,7 +110,7 @@ class QuantizedDeviceMatrix {
         constexpr Index multiple = 64;
         const View shape{.rows = rows, .cols = cols};
         const Index bytes = shape.code_bytes() + shape.scale_count() * static_cast<Index>(sizeof(half));
-        return (bytes + multiple - 1) / multiple * multiple;
+        return round_up(bytes, multiple);
     }
 
     /// A copy in host memory.

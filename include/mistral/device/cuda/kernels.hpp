@@ -2,6 +2,7 @@
 
 #include <mistral/base/config.hpp>
 #include <mistral/base/matrix_view.hpp>
+#include <mistral/base/rounding.hpp>
 #include <mistral/base/shape.hpp>
 #include <mistral/base/types.hpp>
 #include <mistral/device/device.hpp>
@@ -65,7 +66,7 @@ struct QuantizedView {
     Index cols = 0;
 
     [[nodiscard]] constexpr Index groups() const { return groups_of(cols); }
-    [[nodiscard]] constexpr Index row_tiles() const { return (rows + tile_rows - 1) / tile_rows; }
+    [[nodiscard]] constexpr Index row_tiles() const { return divide_up(rows, tile_rows); }
     [[nodiscard]] constexpr Index tiles_of_row() const { return groups() * (group_size / tile_cols); }
     [[nodiscard]] constexpr Index code_bytes() const { return row_tiles() * tiles_of_row() * tile_bytes; }
     [[nodiscard]] constexpr Index scale_count() const { return row_tiles() * groups() * tile_rows; }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mistral/base/rounding.hpp>
 #include <mistral/base/types.hpp>
 
 #include <algorithm>
@@ -15,10 +16,6 @@ struct GridSize {
 };
 
 inline constexpr Index largest_grid_y = 65535;
-
-[[nodiscard]] constexpr Index divide_up(Index dividend, Index divisor) {
-    return (dividend + divisor - 1) / divisor;
-}
 
 inline constexpr unsigned elementwise_threads = 256;
 
@@ -37,7 +34,7 @@ inline constexpr unsigned elementwise_threads = 256;
 /// Blocks that share the heads of each token, so that few tokens too are turned by many multiprocessors; each computes
 /// the token's angles anew.
 [[nodiscard]] constexpr Index rotary_blocks(Index tokens, Index heads) {
-    return std::clamp<Index>(divide_up(64, tokens), 1, heads);
+    return std::clamp<Index>(divide_up(Index{64}, tokens), 1, heads);
 }
 
 /// Threads of such a block: four pairs each, in whole warps, as far as a block goes.

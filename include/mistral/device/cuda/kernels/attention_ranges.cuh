@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mistral/base/rounding.hpp>
 #include <mistral/device/cuda/attention_shapes.hpp>
 #include <mistral/device/cuda/kernels/attention_head.cuh>
 #include <mistral/device/cuda/kernels/attention_merge.cuh>
@@ -90,11 +91,10 @@ class RangeAttention {
         const int row_step = Blocks::threads / row_threads;
         const int chunk = thread() % row_threads;
         if (chunk >= blocks().row_chunks()) return;
-        rows.for_each(
-            thread() / row_threads, row_step, (keys + row_step - 1) / row_step, [&](int row, const C* source) {
-                if (row_step > keys && row >= keys) return;
-                load_chunk(to + row * row_stride() + chunk * Blocks::chunk_bytes, source, chunk * Chunk::size);
-            });
+        rows.for_each(thread() / row_threads, row_step, divide_up(keys, row_step), [&](int row, const C* source) {
+            if (row_step > keys && row >= keys) return;
+            load_chunk(to + row * row_stride() + chunk * Blocks::chunk_bytes, source, chunk * Chunk::size);
+        });
     }
 
     __device__ void load_chunk(std::byte* to, const C* row, int first) const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mistral/base/rounding.hpp>
 #include <mistral/device/cuda/kernels.hpp>
 #include <mistral/device/cuda/kernels/elements.cuh>
 #include <mistral/device/cuda/kernels/products.cuh>
@@ -35,7 +36,7 @@ __global__ void __launch_bounds__(multiply_threads, multiply_residents(tokens))
     constexpr int ahead = pieces_ahead(tokens * group_rows);
     const auto product = products.of_block();
     const Group group(products, product, group_rows, tokens);
-    const int pieces = group.first_row < product.rows ? (products.cols + width - 1) / width : 0;
+    const int pieces = group.first_row < product.rows ? divide_up(products.cols, width) : 0;
     float sums[group_rows][tokens] = {};
     for (int first = group.first_piece(); first < pieces; first = group.next_piece<ahead>(first)) {
         Words<4> loaded[ahead][group_rows];

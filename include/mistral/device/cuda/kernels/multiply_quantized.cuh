@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mistral/base/rounding.hpp>
 #include <mistral/device/cuda/kernels.hpp>
 #include <mistral/device/cuda/kernels/elementwise.cuh>
 #include <mistral/device/cuda/kernels/launch.cuh>
@@ -53,7 +54,7 @@ __global__ void __launch_bounds__(multiply_threads, multiply_residents(tokens))
     const auto product = products.of_block();
     const Group group(products, product, rows, tokens);
     const int row_tile = group.first_row / rows;
-    const int tiles = group.first_row < product.rows ? (products.cols + cols - 1) / cols : 0;
+    const int tiles = group.first_row < product.rows ? divide_up(products.cols, cols) : 0;
     float sums[rows][tokens] = {};
     for (int first = group.first_piece(); first < tiles; first = group.next_piece<ahead>(first)) {
         Words<4> codes[ahead];

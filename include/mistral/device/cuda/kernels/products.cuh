@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mistral/base/rounding.hpp>
 #include <mistral/device/cuda/kernels/elements.cuh>
 #include <mistral/device/cuda/kernels/launch.cuh>
 #include <mistral/device/cuda/kernels/reduce.cuh>
@@ -41,7 +42,7 @@ struct Products {
           tokens(static_cast<int>(x_view.rows())),
           cols(static_cast<int>(x_view.cols())),
           update(result),
-          token_blocks(static_cast<int>(divide_up(tokens, block_tokens))) {}
+          token_blocks(divide_up(tokens, block_tokens)) {}
 
     /// Puts the next one in its place, in groups of `group_rows` rows. Places after the last have no blocks.
     void set(std::size_t index, const Weights& weights, MatrixView<float> out, int warps, int group_rows) {
