@@ -23,6 +23,7 @@
                                                               Update, Cpu::Workspace&);
 
 #define MISTRAL_TEST_KERNELS(prefix)                                \
+    MISTRAL_TEST_ATTENTION_OF(prefix, NativeInstructionSet, double) \
     MISTRAL_TEST_KERNELS_OF(prefix, NativeInstructionSet, float)    \
     MISTRAL_TEST_KERNELS_OF(prefix, NativeInstructionSet, half)     \
     MISTRAL_TEST_KERNELS_OF(prefix, NativeInstructionSet, bfloat16) \
@@ -35,6 +36,7 @@
 // Those of FloatCpu, where they are others.
 #if defined(MISTRAL_HAS_AVX512_DOT)
 #define MISTRAL_TEST_FLOAT_KERNELS(prefix)                         \
+    MISTRAL_TEST_ATTENTION_OF(prefix, xsimd::default_arch, double) \
     MISTRAL_TEST_KERNELS_OF(prefix, xsimd::default_arch, float)    \
     MISTRAL_TEST_KERNELS_OF(prefix, xsimd::default_arch, half)     \
     MISTRAL_TEST_KERNELS_OF(prefix, xsimd::default_arch, bfloat16) \

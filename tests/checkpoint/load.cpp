@@ -13,6 +13,7 @@
 
 #include "device/cpu/architectures.hpp"
 #include "files.hpp"
+#include "kernels.hpp"
 
 using namespace mistral;
 

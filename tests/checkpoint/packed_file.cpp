@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "files.hpp"
+#include "kernels.hpp"
 
 using namespace mistral;
 
