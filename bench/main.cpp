@@ -35,7 +35,7 @@ int main(int argc, char** argv) {
         add_limit("read GB/s", machine.limits.read_bandwidth);
         add_limit("float32 GFLOP/s", machine.limits.float32);
         add_limit("bfloat16 GFLOP/s", machine.limits.bfloat16);
-        add_limit("int8 GOP/s", machine.limits.int8);
+        add_limit("integer GOP/s", machine.limits.integer);
         bench::add_linear_maps();
         bench::add_attention();
         bench::add_models();

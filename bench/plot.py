@@ -20,7 +20,7 @@ import rows as bench_rows  # noqa: E402
 
 WINDOW = 4096
 WITH, WITHOUT = "#1f6fb4", "#c8641e"  # a rolling cache, and one that grows
-LIMITS = {"read bandwidth": "#1f6fb4", "bfloat16 peak": "#2f8f5b", "int8 peak": "#8a5ab0", "float32 peak": "#8a8a8a"}
+LIMITS = {"read bandwidth": "#1f6fb4", "bfloat16 peak": "#2f8f5b", "integer peak": "#8a5ab0", "float32 peak": "#8a8a8a"}
 
 # The rows of the first chart, from top to bottom.
 ROOFLINE = {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <mistral/base/aligned_buffer.hpp>
+#include <mistral/base/intrinsics.hpp>
 #include <mistral/device/cpu/instruction_set.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
@@ -28,7 +29,7 @@ struct Limits {
     double read_bandwidth = 0;  ///< bytes
     double float32 = 0;         ///< operations of fused multiply-add
     double bfloat16 = 0;        ///< of dot products of bfloat16 pairs; float32's where there is no such instruction
-    double int8 = 0;            ///< of dot products of quadruples of 8 bits; float32's likewise
+    double integer = 0;         ///< of dot products of quadruples of 8 bits, with AVX2 pairs of 16; float32's likewise
 };
 
 /// Seconds that the fastest pass takes, of those that fit into half a second: what disturbs a pass only makes it
@@ -135,15 +136,22 @@ double peak(mistral::ThreadPool& pool, Index operations, Vector zero, Step step)
     benchmark::DoNotOptimize(one);
     limits.float32 = peak(pool, 2 * static_cast<Index>(Floats::size), Floats(0.0f),
                           [x = Floats(one)](Floats sum) { return xsimd::fma(sum, x, x); });
-    limits.bfloat16 = limits.int8 = limits.float32;
+    limits.bfloat16 = limits.integer = limits.float32;
 #if defined(MISTRAL_HAS_AVX512_DOT)
     const __m512i ones = _mm512_set1_epi8(1);
     limits.bfloat16 = peak(pool, 64, _mm512_setzero_ps(), [ones](__m512 sum) {
         asm("vdpbf16ps %1, %1, %0" : "+v"(sum) : "v"(ones));
         return sum;
     });
-    limits.int8 = peak(pool, 128, _mm512_setzero_si512(), [ones](__m512i sum) {
+    limits.integer = peak(pool, 128, _mm512_setzero_si512(), [ones](__m512i sum) {
         asm("vpdpbusd %1, %1, %0" : "+v"(sum) : "v"(ones));
+        return sum;
+    });
+#elif defined(__AVX2__)
+    const __m256i ones = _mm256_set1_epi16(1);
+    limits.integer = peak(pool, 32, _mm256_setzero_si256(), [ones](__m256i sum) {
+        __m256i products;
+        asm("vpmaddwd %2, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(products) : "x"(ones));
         return sum;
     });
 #endif

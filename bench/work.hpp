@@ -6,6 +6,7 @@
 #include <mistral/base/shape.hpp>
 #include <mistral/base/window.hpp>
 #include <mistral/device/cpu/cpu.hpp>
+#include <mistral/device/cpu/quad_lanes.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -23,13 +24,13 @@ struct Work {
     double bytes = 0;
     double float32 = 0;
     double bfloat16 = 0;
-    double int8 = 0;
+    double integer = 0;
 
     friend Work operator+(const Work& a, const Work& b) {
-        return {a.bytes + b.bytes, a.float32 + b.float32, a.bfloat16 + b.bfloat16, a.int8 + b.int8};
+        return {a.bytes + b.bytes, a.float32 + b.float32, a.bfloat16 + b.bfloat16, a.integer + b.integer};
     }
     friend Work operator*(double times, const Work& work) {
-        return {times * work.bytes, times * work.float32, times * work.bfloat16, times * work.int8};
+        return {times * work.bytes, times * work.float32, times * work.bfloat16, times * work.integer};
     }
 };
 
@@ -42,9 +43,10 @@ struct Bound {
 };
 [[nodiscard]] inline Bound bound(const Work& work, double read_bandwidth) {
     const Limits& limits = machine().limits;
+    const bool has_bfloat16 = limits.bfloat16 != limits.float32;
     const Bound parts[]{{work.float32 / limits.float32, "float32 peak"},
-                        {work.bfloat16 / limits.bfloat16, "bfloat16 peak"},
-                        {work.int8 / limits.int8, "int8 peak"}};
+                        {work.bfloat16 / limits.bfloat16, has_bfloat16 ? "bfloat16 peak" : "float32 peak"},
+                        {work.integer / limits.integer, "integer peak"}};
     Bound arithmetic;
     double largest = 0;
     for (const Bound& part : parts) {
@@ -149,13 +151,15 @@ template <mistral::QuantizedScalar Q>
     return static_cast<double>(weights.bytes().size());
 }
 
-/// Reads all weights and multiplies them with each token. Activations in 15 bits are two operands of 8.
+/// Reads all weights and multiplies them with each token. Activations in 15 bits are one operand of 16, or two of 8.
 template <class S>
 [[nodiscard]] Work linear_work(const mistral::Cpu::Matrix<S>& weights, Index tokens, ActivationPrecision precision) {
     Work work{.bytes = bytes_of(weights)};
     const double operations = 2 * static_cast<double>(weights.rows() * weights.cols() * tokens);
     if constexpr (mistral::QuantizedScalar<S>) {
-        work.int8 = precision == ActivationPrecision::fast ? operations : 2 * operations;
+        using Digit = typename mistral::cpu::QuadLanes<mistral::NativeInstructionSet>::Digit;
+        const bool is_one = precision == ActivationPrecision::fast || sizeof(Digit) > 1;
+        work.integer = is_one ? operations : 2 * operations;
     } else if constexpr (std::same_as<S, mistral::bfloat16>) {
         work.bfloat16 = operations;
     } else {
