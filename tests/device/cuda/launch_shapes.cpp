@@ -12,8 +12,6 @@ void check_limits(const GridSize& grid) {
     CHECK(grid.x <= 2147483647u);
     CHECK(grid.y >= 1);
     CHECK(grid.y <= 65535u);
-    CHECK(grid.z >= 1);
-    CHECK(grid.z <= 65535u);
 }
 
 }  // namespace

@@ -127,9 +127,9 @@ TEST_CASE_TEMPLATE("a product is added to what stands there", S, float, half, bf
 TEST_CASE_TEMPLATE("several products of one input give the bits of each alone, whatever the rows", S, float, half,
                    bfloat16) {
     // Four, two and one warp for a group of rows; no rows at all; fewer products.
-    const std::vector<std::vector<Index>> all_rows{{5, 2050, 4100}, {7, 0, 9}, {0, 0, 3}, {0, 0, 0}, {6, 11}};
+    const std::vector<std::vector<Index>> all_rows{{4100, 2050, 5}, {7, 0, 9}, {0, 0, 3}, {0, 0, 0}, {6, 11}};
     for (const auto& rows : all_rows) {
-        const Index tokens = static_cast<Index>(rows.size()) * 2 - 3;
+        const Index tokens = rows[0] < 10 && rows.size() == 3 ? 11 : 1;
         emulation::set_seed(static_cast<std::uint64_t>(rows[0]));
         const DeviceMatrix<float> x(tokens, 72, {}, NormalNumbers(1));
         std::deque<DeviceMatrix<S>> weights;
@@ -152,13 +152,18 @@ TEST_CASE_TEMPLATE("several products of one input give the bits of each alone, w
     emulation::set_seed(0);
 }
 
-TEST_CASE("rows for fewer warps, and more of their groups than a grid has blocks in y and z, are all multiplied") {
-    for (const Index rows : {1024 * 2, 2048 * 2 + 1, 65535 * 2 + 3}) {
-        const DeviceMatrix<float> x(1, 8, {}, [](Index, Index i) { return i == 3 ? 1 : 0; });
-        const DeviceMatrix<float> weights(rows, 8, {}, [](Index i, Index j) { return j == 3 ? i : -1; });
+TEST_CASE("groups of rows that one, two and four warps share read every column of theirs") {
+    // More columns than two warps take at once; every 37th counts.
+    constexpr Index cols = 2200;
+    const DeviceMatrix<float> x(1, cols, {}, [](Index, Index i) { return i % 37 == 0 ? 1 : 0; });
+    for (const Index rows : {500, 2050, 4100, 65535 * 2 + 3}) {
+        const Index inputs = rows < 10'000 ? cols : 8;
+        const DeviceMatrix<float> weights(rows, inputs, {}, [](Index i, Index j) { return j % 37 == 0 ? i : -1; });
+        const MatrixView<const float> some(x.view().data(), 1, inputs);
         DeviceMatrix<float> out(1, rows);
-        multiply<float>(x.view(), weights.view(), out.view());
+        multiply<float>(some, weights.view(), out.view());
         REQUIRE(out.download());
-        for (Index r = 0; r < rows; ++r) REQUIRE(out(0, r) == static_cast<float>(r));
+        const Index counted = (inputs + 36) / 37;
+        for (Index r = 0; r < rows; ++r) REQUIRE(out(0, r) == static_cast<float>(r * counted));
     }
 }

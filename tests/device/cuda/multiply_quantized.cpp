@@ -137,6 +137,27 @@ TEST_CASE_TEMPLATE("a token gives the same bits in chunks of any length with qua
     }
 }
 
+TEST_CASE_TEMPLATE("rows of tiles that two warps share, and those of one alone, agree with double precision", Q, Q8,
+                   Q4) {
+    // More columns than a warp takes at once.
+    for (const Index outputs : {4100, 8200}) {
+        const Weights<Q> weights(outputs, 1100);
+        const DeviceMatrix<float> x(1, 1100, {}, NormalNumbers(3));
+        DeviceMatrix<float> out(1, outputs);
+        multiply<Q>(x.view(), weights, out.view());
+        REQUIRE(out.download());
+        for (const Index r : {Index{0}, Index{2047}, outputs - 1}) {
+            double exact = 0, magnitude = 0;
+            for (Index i = 0; i < 1100; ++i) {
+                exact += x(0, i) * weights(r, i);
+                magnitude += std::abs(x(0, i) * weights(r, i));
+            }
+            // As above.
+            CHECK(std::abs(out(0, r) - exact) <= 1e-6 * magnitude);
+        }
+    }
+}
+
 TEST_CASE_TEMPLATE("several products of one input give the bits of each alone with quantised weights", Q, Q8, Q4) {
     // Groups of rows that four warps share, and that two do.
     const Weights<Q> first(5, 200), second(4100, 200), third(9, 200);

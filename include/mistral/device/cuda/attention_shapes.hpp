@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mistral/base/rounding.hpp>
 #include <mistral/base/shape.hpp>
 #include <mistral/base/types.hpp>
 #include <mistral/device/cuda/launch_shapes.hpp>

@@ -92,6 +92,7 @@ class Cuda {
     template <class M, std::size_t count>
     void multiply(MatrixView<const float> x, const std::array<Product<M, float>, count>& products, Update update,
                   Workspace& workspace) const {
+        static_assert(count <= most_products);
         const auto current = this->current();
         if (x.rows() > cuda::few_tokens) return multiply_many(x, products, update, workspace);
         const auto views = std::apply([](const auto&... each) { return std::array{view_of(each)...}; }, products);

@@ -8,11 +8,10 @@
 /// How many blocks of threads do what: arithmetic of shapes alone, so that it can be tested without a GPU.
 namespace mistral::cuda {
 
-/// Blocks of a grid. CUDA takes 2^31 - 1 of them in x, and 65 535 in y and z.
+/// Blocks of a grid. CUDA takes 2^31 - 1 of them in x, and 65 535 in y.
 struct GridSize {
     unsigned x = 1;
     unsigned y = 1;
-    unsigned z = 1;
 };
 
 inline constexpr Index largest_grid_y = 65535;

@@ -183,7 +183,8 @@ template <class Weights, class... Parameters>
 void launch_products(void (*kernel)(Products<Weights>, Parameters...), cudaStream_t stream,
                      const Products<Weights>& products, const Parameters&... parameters) {
     const int blocks = products.blocks * products.token_blocks;
-    if (blocks > 0) launch(kernel, static_cast<unsigned>(blocks), multiply_threads, 0, stream, products, parameters...);
+    if (blocks != 0)
+        launch(kernel, static_cast<unsigned>(blocks), multiply_threads, 0, stream, products, parameters...);
 }
 
 }  // namespace mistral::cuda

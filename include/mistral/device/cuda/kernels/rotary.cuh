@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mistral/base/rounding.hpp>
 #include <mistral/device/cuda/kernels.hpp>
 #include <mistral/device/cuda/kernels/elements.cuh>
 #include <mistral/device/cuda/kernels/launch.cuh>
