@@ -81,8 +81,17 @@ Gpu probe_gpu(int ordinal) {
 template <class T>
 Cuda::Matrix<T> matrix_on(const Cuda& device, Index rows, Index cols) {
     if constexpr (mistral::QuantizedScalar<T>) {
-        const std::vector<std::byte> bytes(static_cast<std::size_t>(Cuda::Matrix<T>::bytes_of(rows, cols)),
-                                           std::byte{0x2a});  // as scales 0.05
+        // Random codes, as constant ones would cost less power; the bytes of scales make them 0.05.
+        static const AlignedBuffer<bfloat16> noise = [] {
+            AlignedBuffer<bfloat16> numbers(Index{1} << 20);
+            fill(numbers.data(), numbers.size());
+            return numbers;
+        }();
+        std::vector<std::byte> bytes(static_cast<std::size_t>(Cuda::Matrix<T>::bytes_of(rows, cols)), std::byte{0x2a});
+        const auto* const random = reinterpret_cast<const std::byte*>(noise.data());
+        const auto codes =
+            static_cast<std::size_t>(typename Cuda::Matrix<T>::View{.rows = rows, .cols = cols}.code_bytes());
+        for (std::size_t i = 0; i < codes; ++i) bytes[i] = random[i % (std::size_t{2} << 20)];
         return device.mapped<T>(nullptr, bytes.data(), rows, cols);
     } else {
         return device.matrix(synthetic_matrix<T>(rows, cols));

@@ -104,8 +104,8 @@ class ReadProbe {
     HugePages memory_;
 };
 
-/// Operations per second of `step`, an instruction or two that add `operations` to a vector, in so many independent sums
-/// that no instruction waits for the one before.
+/// Operations per second of `step`, an instruction or two that add `operations` to a vector, in so many independent
+/// sums that no instruction waits for the one before.
 template <class Vector, class Step>
 double peak(mistral::ThreadPool& pool, Index operations, Vector zero, Step step) {
     constexpr std::size_t sums_at_once = 12;
