@@ -39,19 +39,6 @@ struct Gpu {
     double operations;    ///< of products of bfloat16 matrices
 };
 
-/// Seconds of the fastest of several runs of `body`, which puts work on the stream.
-template <class Body>
-double fastest_on(const mistral::cuda::Stream& stream, Body body) {
-    double best = 1e9;
-    for (int i = 0; i < 10; ++i) {
-        const Stopwatch stopwatch;
-        body();
-        stream.synchronize();
-        best = std::min(best, stopwatch.seconds());
-    }
-    return best;
-}
-
 Gpu probe_gpu(int ordinal) {
     Gpu gpu{Cuda(ordinal), 0, 0};
     const mistral::cuda::CurrentGpu current(ordinal);
@@ -59,8 +46,9 @@ Gpu probe_gpu(int ordinal) {
     {
         constexpr Index bytes = Index{1} << 30;
         auto from = gpu.device.buffer<std::byte>(bytes), to = gpu.device.buffer<std::byte>(bytes);
-        const double seconds = fastest_on(stream, [&] {
+        const double seconds = fastest([&] {
             MISTRAL_CUDA(cudaMemcpyAsync(to.data(), from.data(), bytes, cudaMemcpyDeviceToDevice, stream.get()));
+            stream.synchronize();
         });
         gpu.copied_bytes = 2 * static_cast<double>(bytes) / seconds;
     }
@@ -69,9 +57,10 @@ Gpu probe_gpu(int ordinal) {
     auto out = gpu.device.buffer<float>(size * size);
     auto scratch = gpu.device.buffer<std::byte>(mistral::cuda::MatrixProduct::scratch_bytes);
     mistral::cuda::MatrixProduct product;
-    const double seconds = fastest_on(stream, [&] {
+    const double seconds = fastest([&] {
         product.run(stream.get(), x.view(), x.view(), {out.data(), size, size}, mistral::Update::assign,
                     scratch.data());
+        stream.synchronize();
     });
     gpu.operations = 2.0 * size * size * size / seconds;
     return gpu;
@@ -82,16 +71,9 @@ template <class T>
 Cuda::Matrix<T> matrix_on(const Cuda& device, Index rows, Index cols) {
     if constexpr (mistral::QuantizedScalar<T>) {
         // Random codes, as constant ones would cost less power; the bytes of scales make them 0.05.
-        static const AlignedBuffer<bfloat16> noise = [] {
-            AlignedBuffer<bfloat16> numbers(Index{1} << 20);
-            fill(numbers.data(), numbers.size());
-            return numbers;
-        }();
         std::vector<std::byte> bytes(static_cast<std::size_t>(Cuda::Matrix<T>::bytes_of(rows, cols)), std::byte{0x2a});
-        const auto* const random = reinterpret_cast<const std::byte*>(noise.data());
-        const auto codes =
-            static_cast<std::size_t>(typename Cuda::Matrix<T>::View{.rows = rows, .cols = cols}.code_bytes());
-        for (std::size_t i = 0; i < codes; ++i) bytes[i] = random[i % (std::size_t{2} << 20)];
+        const typename Cuda::Matrix<T>::View shape{.rows = rows, .cols = cols};
+        fill(reinterpret_cast<bfloat16*>(bytes.data()), shape.code_bytes() / Index{sizeof(bfloat16)});
         return device.mapped<T>(nullptr, bytes.data(), rows, cols);
     } else {
         return device.matrix(synthetic_matrix<T>(rows, cols));
