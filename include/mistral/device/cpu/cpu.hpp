@@ -93,8 +93,9 @@ class BasicCpu : public CpuBase {
                  Workspace&) const {
         const Index heads = keys.cols() / head_dim;
         const Index row_size = CachedRow<C>::size(head_dim);
-        assert(cached_keys.rows() == keys.rows() && keys.cols() == heads * head_dim);
-        assert(cached_keys.cols() == heads * row_size && cached_values.cols() == heads * row_size);
+        assert(keys.cols() == heads * head_dim && values.rows() == keys.rows() && values.cols() == keys.cols());
+        assert(cached_keys.rows() == keys.rows() && cached_keys.cols() == heads * row_size);
+        assert(cached_values.rows() == keys.rows() && cached_values.cols() == heads * row_size);
         for_rows(keys.rows(), [&](Index t) {
             for (Index head = 0; head < heads; ++head) {
                 CachedRow<C>::write(keys.row(t) + head * head_dim, head_dim, cached_keys.row(t) + head * row_size);
