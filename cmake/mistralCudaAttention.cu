@@ -5,9 +5,9 @@
 
 namespace mistral::cuda {
 
-template Index attention_scratch<float>(Index, Index, const Shape&);
-template Index attention_scratch<half>(Index, Index, const Shape&);
-template Index attention_scratch<bfloat16>(Index, Index, const Shape&);
+template Index attention_scratch(std::span<const CachedRun<float>>, const Shape&);
+template Index attention_scratch(std::span<const CachedRun<half>>, const Shape&);
+template Index attention_scratch(std::span<const CachedRun<bfloat16>>, const Shape&);
 
 template void attend(cudaStream_t, const Attention<float>&, std::byte*);
 template void attend(cudaStream_t, const Attention<half>&, std::byte*);

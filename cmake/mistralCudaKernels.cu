@@ -37,10 +37,11 @@ template void convert(cudaStream_t, MatrixView<const float>, MatrixView<const fl
 template void convert(cudaStream_t, MatrixView<const float>, MatrixView<const float>, MatrixView<bfloat16>,
                       MatrixView<bfloat16>);
 
-template void append(cudaStream_t, MatrixView<const float>, MatrixView<const float>, const Index*,
-                     KeyValueStore<float>);
-template void append(cudaStream_t, MatrixView<const half>, MatrixView<const half>, const Index*, KeyValueStore<half>);
-template void append(cudaStream_t, MatrixView<const bfloat16>, MatrixView<const bfloat16>, const Index*,
-                     KeyValueStore<bfloat16>);
+template void append(cudaStream_t, MatrixView<const float>, MatrixView<const float>, std::span<const CachedRun<float>>,
+                     const Index*);
+template void append(cudaStream_t, MatrixView<const half>, MatrixView<const half>, std::span<const CachedRun<half>>,
+                     const Index*);
+template void append(cudaStream_t, MatrixView<const bfloat16>, MatrixView<const bfloat16>,
+                     std::span<const CachedRun<bfloat16>>, const Index*);
 
 }  // namespace mistral::cuda

@@ -6,9 +6,10 @@
 
 /// The processor's kernels, which are compiled once for all tests, in kernels.cpp: every other file that includes this
 /// header only parses them. The macros give what stands before `template`.
-#define MISTRAL_TEST_ATTENTION_OF(prefix, Set, C)                                                                 \
-    prefix template void attend<Set, C>(ThreadPool&, MatrixView<const Activation<C>>, Index,                      \
-                                        std::span<const KeyValueRun<C>>, const Shape&, MatrixView<Activation<C>>, \
+#define MISTRAL_TEST_ATTENTION_OF(prefix, Set, C)                                                               \
+    prefix template void attend<Set, C>(ThreadPool&, MatrixView<const Activation<C>>,                           \
+                                        MatrixView<const CachedElement<C>>, MatrixView<const CachedElement<C>>, \
+                                        std::span<const CachedRun<C>>, const Shape&, MatrixView<Activation<C>>, \
                                         Cpu::Workspace&);
 
 #define MISTRAL_TEST_KERNELS_OF(prefix, Set, S)                                                           \

@@ -51,7 +51,8 @@ float number(const CachedElement<C>* row) {
 template <class C>
 bool holds(RollingKVCache<C, Cpu>& cache, Index first) {
     Index expected = first;
-    for (const auto& run : cpu::runs(cache.ring(), cache.store(), first))
+    const Window window{cache.next_position() + 1 - first};
+    for (const auto& run : cpu::key_value_runs<C>({}, {}, cache.next_run(0), window))
         for (Index i = 0; i < run.count; ++i, ++expected)
             if (run.position + i != expected || number<C>(run.keys + i * run.position_stride) != label(expected) ||
                 number<C>(run.values + i * run.position_stride) != -label(expected))
@@ -101,7 +102,7 @@ TEST_CASE("positions and slots are those that Mistral's own reference documents"
             CHECK((golden["to_cache_mask"][token] == 1) == (position >= cache.first_resident()));
             if (position < cache.first_resident()) continue;
             const Index slot = golden["cache_positions"][cached++].get<Index>() - static_cast<Index>(sequence) * window;
-            CHECK(cache.store().keys[slot] == label(position));
+            CHECK(cache.next_run(0).store.keys[slot] == label(position));
         }
     }
     CHECK(token == golden["positions"].size());
@@ -124,7 +125,7 @@ TEST_CASE("memory is the paper's: 8 times less at 32 768 tokens, 4 096 bytes per
 TEST_CASE("memory stays constant over 200 000 tokens") {
     FloatCache cache(Cpu(1), {.window = 64, .kv_heads = 1, .head_dim = 1});
     const Index bytes = cache.bytes();
-    const float* first_slot = cache.store().keys;
+    const float* first_slot = cache.next_run(0).store.keys;
     bool right = true;
     std::mt19937 random(1);
     while (cache.next_position() < 200'000) {
@@ -132,7 +133,7 @@ TEST_CASE("memory stays constant over 200 000 tokens") {
         right = right && cache.bytes() == bytes && cache.size() <= 64 && holds(cache, cache.first_resident());
     }
     CHECK(right);
-    CHECK(cache.store().keys == first_slot);
+    CHECK(cache.next_run(0).store.keys == first_slot);
 }
 
 TEST_CASE("a layer without a window, or with one beyond the context, is full at the context limit") {

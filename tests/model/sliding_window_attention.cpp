@@ -152,6 +152,53 @@ TEST_CASE("thousands of keys agree with brute force, and any number of threads g
     }
 }
 
+TEST_CASE("many sequences at once have the bits that each has alone, on any number of threads") {
+    using Cache = RollingKVCache<bfloat16, Cpu>;
+    constexpr Shape shape{.window = 1500, .query_heads = 4, .kv_heads = 2, .head_dim = 16};
+    constexpr Index width = shape.query_heads * shape.head_dim, kv_width = shape.kv_heads * shape.head_dim;
+    const SlidingWindowAttention<float, Cpu> attention(Cpu(1), shape);
+    Cpu::Workspace workspace;
+    plain::Random random(6);
+    std::vector<Cache> caches;
+    for (Index i = 0; i < 3 + Index{most_sequences}; ++i) {  // more than a verb takes, over no, one or several spans
+        caches.emplace_back(Cpu(1), shape, CacheLimits{.rewind = i});
+        const Index past = i % 3 == 0 ? i : random.number(1000, 4000);
+        const auto keys = numbers<float>(random.matrix(past, kv_width, 1.0));
+        const auto values = numbers<float>(random.matrix(past, kv_width, 1.0));
+        attention.append({keys.data(), past, kv_width}, {values.data(), past, kv_width}, caches.back(), workspace);
+    }
+    for (const Index longest : {1, 40}) {
+        std::vector<Index> tokens(caches.size(), 1);
+        tokens[4] = longest;
+        const Index all = static_cast<Index>(caches.size()) - 1 + longest;
+        const auto queries = numbers<float>(random.matrix(all, width, 2.0));
+        const auto keys = numbers<float>(random.matrix(all, kv_width, 1.0));
+        const auto values = numbers<float>(random.matrix(all, kv_width, 1.0));
+        std::vector<float> expected(queries.size(), NAN), found;
+        std::vector<Cache> alone = caches;
+        for (std::size_t i = 0, row = 0; i < alone.size(); row += static_cast<std::size_t>(tokens[i++]))
+            attention.forward({queries.data() + row * width, tokens[i], width},
+                              {keys.data() + row * kv_width, tokens[i], kv_width},
+                              {values.data() + row * kv_width, tokens[i], kv_width}, alone[i],
+                              {expected.data() + row * width, tokens[i], width}, workspace);
+        for (const Index threads : {1, 2, 16}) {
+            CAPTURE(threads);
+            std::vector<Cache> together = caches;
+            found.assign(expected.size(), NAN);
+            SlidingWindowAttention<float, Cpu>(Cpu(threads), shape)
+                .forward_each<bfloat16>(
+                    {queries.data(), all, width}, {keys.data(), all, kv_width}, {values.data(), all, kv_width},
+                    [&](auto visit) {
+                        for (std::size_t i = 0; i < together.size(); ++i) visit(together[i], tokens[i]);
+                    },
+                    {found.data(), all, width}, workspace);
+            CHECK(found == expected);
+            for (std::size_t i = 0; i < together.size(); ++i)
+                CHECK(together[i].next_position() == alone[i].next_position());
+        }
+    }
+}
+
 TEST_CASE_TEMPLATE("the attention agrees with transformers, in float64 and as it comes, in chunks too", A, double,
                    float) {
     const auto file = goldens::components();

@@ -3,7 +3,6 @@
 #include <mistral/base/config.hpp>
 #include <mistral/base/host_matrix.hpp>
 #include <mistral/base/matrix_view.hpp>
-#include <mistral/base/ring.hpp>
 #include <mistral/base/window.hpp>
 #include <mistral/scalar/cached_row.hpp>
 #include <mistral/scalar/scalar.hpp>
@@ -53,6 +52,24 @@ struct KeyValueStore {
     Index row_size = 0;  ///< CachedRow<C>::size(head_dim)
 };
 
+/// So many sequences may one verb take.
+inline constexpr std::size_t most_sequences = 16;
+
+/// Consecutive tokens of one sequence, which are rows of a pass after those of the sequence before it.
+struct TokenRun {
+    Index position = 0;  ///< of the first
+    Index tokens = 0;
+};
+
+/// The same, with the cache that holds what came before.
+template <class C>
+struct CachedRun {
+    Index position = 0;
+    Index tokens = 0;
+    Index first_resident = 0;  ///< positions from here to before `position` are in the store
+    KeyValueStore<C> store;
+};
+
 /// Quantised weights in a device's own order, which can be kept in a file and used where that is mapped:
 ///
 ///   layout     text that names the order, another one for another order
@@ -77,16 +94,16 @@ concept Mappable = requires(const M& matrix) {
 ///
 /// Verbs take a workspace, and those with the same one are done one after the other, perhaps later: results are there
 /// once `finish` returns, and until then nothing that they read may change. Shapes, with tokens the number of tokens of
-/// the chunk, whose first stands at `position`:
+/// all runs together, each of which is of another sequence:
 ///
 ///   embed      tokens [1, tokens], table [vocab_size, hidden_size] -> out [tokens, hidden_size]
 ///   rms_norm   x [tokens, hidden_size], weight [1, hidden_size] -> out [tokens, hidden_size]
 ///   multiply   x [tokens, inputs], products -> each out = x times its weights, transposed, assigned or added
-///   rotate     x [tokens, heads * head_dim], frequencies [1, head_dim / 2], in place
+///   rotate     x [tokens, heads * head_dim], runs, frequencies [1, head_dim / 2], in place
 ///   convert    keys and values [tokens, kv_heads * head_dim] -> rows of a cache [tokens, kv_heads * row_size] each
-///   append     such rows of keys and values, of the positions from ring.next_position() on -> their slots in the store
-///   attend     queries [tokens, query_heads * head_dim] of the same positions, such rows of their own keys and values,
-///              the ring and store of those before -> out, of the queries' shape
+///   append     such rows of keys and values, runs -> their slots in the runs' stores
+///   attend     queries [tokens, query_heads * head_dim], such rows of their own keys and values, runs -> out, of the
+///              queries' shape
 ///   swiglu     gate, up [tokens, intermediate_size] -> out = silu(gate) * up
 ///   copy       a matrix of the device -> another
 ///   copy_in    a matrix in host memory -> one of the device
@@ -98,9 +115,10 @@ concept Mappable = requires(const M& matrix) {
 template <class D>
 concept Device = std::copyable<D> && Mappable<typename D::template Matrix<Q4>> &&
     requires(const D& device, typename D::Workspace& workspace, MatrixView<const float> x, MatrixView<float> out,
-             MatrixView<const bfloat16> rows, MatrixView<bfloat16> cached, KeyValueStore<bfloat16> store,
-             const typename D::template Matrix<bfloat16>& weights, const typename D::template Matrix<float>& vector,
-             const Ring& ring, std::shared_ptr<const void> owner, const std::byte* data) {
+             MatrixView<const bfloat16> rows, MatrixView<bfloat16> cached, std::span<const TokenRun> runs,
+             std::span<const CachedRun<bfloat16>> cached_runs, const typename D::template Matrix<bfloat16>& weights,
+             const typename D::template Matrix<float>& vector, std::shared_ptr<const void> owner,
+             const std::byte* data) {
     { device.template buffer<bfloat16>(Index{}) } -> std::same_as<typename D::template Buffer<bfloat16>>;
     { device.workspace() } -> std::same_as<typename D::Workspace>;
     { device.matrix(HostMatrix<bfloat16>{}) } -> std::same_as<typename D::template Matrix<bfloat16>>;
@@ -111,10 +129,10 @@ concept Device = std::copyable<D> && Mappable<typename D::template Matrix<Q4>> &
     device.embed(MatrixView<const Token>{}, weights, out, workspace);
     device.rms_norm(x, vector, 1e-5, out, workspace);
     device.multiply(x, std::array{Product{weights, out}}, Update::add, workspace);
-    device.rotate(out, Index{} /* position */, vector, RotaryPairing::halves, workspace);
+    device.rotate(out, runs, vector, RotaryPairing::halves, workspace);
     device.template convert<bfloat16>(x, x, Index{} /* head_dim */, cached, cached, workspace);
-    device.append(rows, rows, ring, store, workspace);
-    device.attend(x, rows, rows, ring, store, Shape{}, out, workspace);
+    device.template append<bfloat16>(rows, rows, cached_runs, workspace);
+    device.template attend<bfloat16>(x, rows, rows, cached_runs, Shape{}, out, workspace);
     device.swiglu(x, x, out, workspace);
     device.copy(x, out, workspace);
     device.copy_in(x, out, workspace);

@@ -3,6 +3,7 @@
 #include <mistral/base/shape.hpp>
 #include <mistral/device/device.hpp>
 #include <mistral/fwd.hpp>
+#include <mistral/model/in_groups.hpp>
 #include <mistral/model/linear.hpp>
 #include <mistral/model/rolling_kv_cache.hpp>
 #include <mistral/model/rotary_embedding.hpp>
@@ -47,13 +48,14 @@ class GroupedQueryAttention {
     template <class C, Shape cache_fixed>
     void forward(MatrixView<const A> x, RollingKVCache<C, D, cache_fixed>& cache, MatrixView<A> out,
                  typename D::Workspace& workspace, Update update = Update::assign) const {
-        forward_each(
+        forward_each<C>(
             x, [&](auto visit) { visit(cache, x.rows()); }, out, workspace, update);
     }
 
     /// The same for several sequences, whose tokens are rows that follow each other: for_each_cache(visit) calls
-    /// visit(cache, tokens) for each. They share the projections, which read their weights once.
-    template <class ForEachCache>
+    /// visit(cache, tokens) for each. C is the scalar of their caches. They share the projections, which read their
+    /// weights once.
+    template <class C, class ForEachCache>
     void forward_each(MatrixView<const A> x, const ForEachCache& for_each_cache, MatrixView<A> out,
                       typename D::Workspace& workspace, Update update = Update::assign) const {
         require(x.cols() == query_.inputs() && out.rows() == x.rows() && out.cols() == x.cols(), "attention from [",
@@ -67,13 +69,13 @@ class GroupedQueryAttention {
         const auto mixed = frame.template matrix<A>(x.rows(), query_size());
         device_.multiply(x, std::array{query_.to(queries), key_.to(keys), value_.to(values)}, Update::assign,
                          workspace);
-        Index first = 0;
-        for_each_cache([&](auto& cache, Index tokens) {
-            const auto rows = [=](const auto& matrix) { return matrix.middle_rows(first, tokens); };
-            rotary_.forward(rows(turned), cache.next_position(), workspace);
-            attention_.forward(rows(queries), rows(keys), rows(values), cache, rows(mixed), workspace);
-            first += tokens;
+        const auto for_each_run = [&](auto visit) {
+            for_each_cache([&](const auto& cache, Index tokens) { visit({cache.next_position(), tokens}); });
+        };
+        in_groups<TokenRun>(for_each_run, [&](auto runs, Index first, Index tokens) {
+            rotary_.forward(turned.middle_rows(first, tokens), runs, workspace);
         });
+        attention_.template forward_each<C>(queries, keys, values, for_each_cache, mixed, workspace);
         output_.forward(mixed, out, workspace, update);
     }
 

@@ -42,18 +42,18 @@ class MistralBlock {
     /// Throws Error for wrong shapes or a full context.
     template <class C, Shape cache_fixed>
     void forward(MatrixView<A> x, RollingKVCache<C, D, cache_fixed>& cache, typename D::Workspace& workspace) const {
-        forward_each(
+        forward_each<C>(
             x, [&](auto visit) { visit(cache, x.rows()); }, workspace);
     }
 
     /// The same for several sequences, whose tokens are rows that follow each other: for_each_cache(visit) calls
-    /// visit(cache, tokens) for each.
-    template <class ForEachCache>
+    /// visit(cache, tokens) for each. C is the scalar of their caches.
+    template <class C, class ForEachCache>
     void forward_each(MatrixView<A> x, const ForEachCache& for_each_cache, typename D::Workspace& workspace) const {
         auto frame = workspace.frame();
         const auto normed = frame.template matrix<A>(x.rows(), x.cols());
         attention_norm_.forward(x, normed, workspace);
-        attention_.forward_each(normed, for_each_cache, x, workspace, Update::add);
+        attention_.template forward_each<C>(normed, for_each_cache, x, workspace, Update::add);
         feed_forward_norm_.forward(x, normed, workspace);
         feed_forward_.forward(normed, x, workspace, Update::add);
     }

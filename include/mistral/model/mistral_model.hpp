@@ -142,7 +142,7 @@ class MistralModel {
                 for (const auto& chunk : chunks)
                     visit(chunk.state->cache(layer), static_cast<Index>(chunk.tokens.size()));
             };
-            blocks_[static_cast<std::size_t>(layer)].forward_each(x, for_each_cache, workspace);
+            blocks_[static_cast<std::size_t>(layer)].template forward_each<C>(x, for_each_cache, workspace);
         }
         auto frame = workspace.frame();
         const auto last = append_others(chunks, x, scores.rows(), frame);
@@ -151,7 +151,7 @@ class MistralModel {
             for (const auto& chunk : chunks)
                 if (chunk.logits.rows() > 0) visit(chunk.state->cache(last_layer), chunk.logits.rows());
         };
-        blocks_.back().forward_each(last, for_each_cache, workspace);
+        blocks_.back().template forward_each<C>(last, for_each_cache, workspace);
         norm_.forward(last, last, workspace);
         output_.forward(last, scores, workspace);
     }

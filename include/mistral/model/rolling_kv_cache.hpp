@@ -7,6 +7,7 @@
 #include <mistral/fwd.hpp>
 
 #include <limits>
+#include <span>
 
 namespace mistral {
 
@@ -101,11 +102,12 @@ class RollingKVCache {
                 keys.rows(), ", ", keys.cols(), "] and values [", values.rows(), ", ", values.cols(),
                 "] were appended, expected rows of ", expected, " elements");
         require_room_for(keys.rows());
-        device_.append(keys, values, ring_, store(), workspace);
+        const CachedRun<C> run = next_run(keys.rows());
+        device_.template append<C>(keys, values, std::span(&run, 1), workspace);
         advance(keys.rows());
     }
 
-    /// Counts positions whose keys and values the device has appended by itself, in a pass that it repeated.
+    /// Counts positions whose keys and values the device has appended.
     void advance(Index positions) { ring_.advance(positions); }
 
     /// Throws Error where `tokens` more would pass the context limit.
@@ -114,10 +116,12 @@ class RollingKVCache {
                 " are taken and ", tokens, " more were given");
     }
 
-    /// Which position is in which slot, and the memory that they are in.
-    [[nodiscard]] const Ring& ring() const { return ring_; }
-    [[nodiscard]] KeyValueStore<C> store() {
-        return {keys_.data(), values_.data(), shape_.kv_heads, capacity(), row_size()};
+    /// So many tokens that come next, as devices are told of them.
+    [[nodiscard]] CachedRun<C> next_run(Index tokens) {
+        return {.position = next_position(),
+                .tokens = tokens,
+                .first_resident = first_resident(),
+                .store = {keys_.data(), values_.data(), shape_.kv_heads, capacity(), row_size()}};
     }
 
     /// Calls visit(matrix [positions, row_size], in the device's memory) for all that is resident, in logical order:

@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -36,10 +37,17 @@ class RotaryEmbedding {
     /// x [tokens, heads * head_dim], the first token at `position`, in place, for any number of heads.
     /// Throws Error where a row is no whole number of heads.
     void forward(MatrixView<A> x, Index position, typename D::Workspace& workspace) const {
+        const TokenRun run{.position = position, .tokens = x.rows()};
+        forward(x, std::span(&run, 1), workspace);
+    }
+
+    /// The same for several sequences, `most_sequences` at most: each run has the rows after those of the run before.
+    void forward(MatrixView<A> x, std::span<const TokenRun> runs, typename D::Workspace& workspace) const {
         require(x.cols() % head_dim_ == 0, "rows of ", x.cols(),
                 " elements were to be rotated, expected a multiple of ", head_dim_);
-        require(position >= 0, "position ", position, " was to be rotated, expected none below 0");
-        device_.rotate(x, position, frequencies_, pairing_, workspace);
+        for (const TokenRun& run : runs)
+            require(run.position >= 0, "position ", run.position, " was to be rotated, expected none below 0");
+        device_.rotate(x, runs, frequencies_, pairing_, workspace);
     }
 
     [[nodiscard]] Index head_dim() const { return head_dim_; }

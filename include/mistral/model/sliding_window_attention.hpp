@@ -4,6 +4,7 @@
 #include <mistral/base/shape.hpp>
 #include <mistral/device/device.hpp>
 #include <mistral/fwd.hpp>
+#include <mistral/model/in_groups.hpp>
 #include <mistral/model/rolling_kv_cache.hpp>
 
 #include <concepts>
@@ -40,13 +41,34 @@ class SlidingWindowAttention {
     requires std::same_as<Activation<C>, A>
     void forward(MatrixView<const A> queries, MatrixView<const A> keys, MatrixView<const A> values,
                  RollingKVCache<C, D, cache_fixed>& cache, MatrixView<A> out, typename D::Workspace& workspace) const {
+        forward_each<C>(
+            queries, keys, values, [&](auto visit) { visit(cache, queries.rows()); }, out, workspace);
+    }
+
+    /// The same for several sequences, whose tokens are rows that follow each other: for_each_cache(visit) calls
+    /// visit(cache, tokens) for each. C is the scalar of their caches.
+    template <class C, class ForEachCache>
+    requires std::same_as<Activation<C>, A>
+    void forward_each(MatrixView<const A> queries, MatrixView<const A> keys, MatrixView<const A> values,
+                      const ForEachCache& for_each_cache, MatrixView<A> out, typename D::Workspace& workspace) const {
         expect("queries", queries, queries.rows(), shape_.query_heads);
         expect("results", out, queries.rows(), shape_.query_heads);
-        check(queries.rows(), keys, values, cache);
+        expect("keys", keys, queries.rows(), shape_.kv_heads);
+        expect("values", values, queries.rows(), shape_.kv_heads);
+        for_each_cache([&](const auto& cache, Index tokens) { check(cache, tokens); });
         auto frame = workspace.frame();
         const auto [new_keys, new_values] = rounded<C>(keys, values, frame, workspace);
-        device_.template attend<C>(queries, new_keys, new_values, cache.ring(), cache.store(), shape_, out, workspace);
-        cache.append(new_keys, new_values, workspace);
+        const auto for_each_run = [&](auto visit) {
+            for_each_cache([&](auto& cache, Index tokens) { visit(cache.next_run(tokens)); });
+        };
+        in_groups<CachedRun<C>>(for_each_run, [&](auto runs, Index first, Index tokens) {
+            const auto rows = [=](const auto& matrix) { return matrix.middle_rows(first, tokens); };
+            using Rows = MatrixView<const CachedElement<C>>;
+            const Rows run_keys = rows(new_keys), run_values = rows(new_values);
+            device_.template attend<C>(rows(queries), run_keys, run_values, runs, shape_, rows(out), workspace);
+            device_.template append<C>(run_keys, run_values, runs, workspace);
+        });
+        for_each_cache([](auto& cache, Index tokens) { cache.advance(tokens); });
     }
 
     /// The same for positions whose results nobody wants: appends their keys and values. Throws as forward.
@@ -54,7 +76,9 @@ class SlidingWindowAttention {
     requires std::same_as<Activation<C>, A>
     void append(MatrixView<const A> keys, MatrixView<const A> values, RollingKVCache<C, D, cache_fixed>& cache,
                 typename D::Workspace& workspace) const {
-        check(keys.rows(), keys, values, cache);
+        expect("keys", keys, keys.rows(), shape_.kv_heads);
+        expect("values", values, keys.rows(), shape_.kv_heads);
+        check(cache, keys.rows());
         auto frame = workspace.frame();
         const auto [new_keys, new_values] = rounded<C>(keys, values, frame, workspace);
         cache.append(new_keys, new_values, workspace);
@@ -78,9 +102,7 @@ class SlidingWindowAttention {
     }
 
     template <class Cache>
-    void check(Index tokens, MatrixView<const A> keys, MatrixView<const A> values, const Cache& cache) const {
-        expect("keys", keys, tokens, shape_.kv_heads);
-        expect("values", values, tokens, shape_.kv_heads);
+    void check(const Cache& cache, Index tokens) const {
         require(cache.shape().kv_heads == shape_.kv_heads && cache.shape().head_dim == shape_.head_dim,
                 "the cache has ", cache.shape().kv_heads, " heads of ", cache.shape().head_dim, ", the attention ",
                 shape_.kv_heads, " of ", shape_.head_dim);

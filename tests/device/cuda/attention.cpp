@@ -3,7 +3,11 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <memory>
 #include <random>
+#include <span>
+#include <type_traits>
 #include <vector>
 
 namespace mistral::cuda {
@@ -99,6 +103,82 @@ TEST_CASE("many tokens have the same bits in chunks of any size and rings of any
     const auto at_once = in_chunks<bfloat16>(shape, 70, 1000, 120, 120);
     CHECK(in_chunks<bfloat16>(shape, 70, 1000, 120, 20) == at_once);
     CHECK(in_chunks<bfloat16>(shape, 97, 1000, 120, 60) == at_once);
+}
+
+/// Rows of several matrices, one after the other.
+template <class T>
+class JoinedRows {
+  public:
+    JoinedRows(Index rows, Index cols) : buffer_(static_cast<std::size_t>(rows * cols)), cols_(cols) {}
+
+    void add(MatrixView<T> rows) {
+        for (Index i = 0; i < rows.rows(); ++i, ++rows_)
+            cudaMemcpy(buffer_.data() + rows_ * cols_, rows.row(i), static_cast<std::size_t>(cols_) * sizeof(T),
+                       cudaMemcpyDeviceToDevice);
+    }
+    [[nodiscard]] MatrixView<T> view() const { return {buffer_.data(), rows_, cols_}; }
+
+  private:
+    DeviceBuffer<std::remove_const_t<T>> buffer_;
+    Index cols_;
+    Index rows_ = 0;
+};
+
+TEST_CASE_TEMPLATE("several sequences have the bits that each has alone", C, float, bfloat16) {
+    struct Run {
+        Index tokens, capacity, position;
+    };
+    // Alone in a launch, several in one, so many that they need several, and long ones among short ones.
+    const std::vector<std::vector<Run>> passes{
+        {{1, 90, 0}, {1, 91, 1000}, {1, 300, 89}},
+        {{16, 90, 500}, {15, 120, 3}, {1, 90, 64}, {2, 90, 4}},
+        {{1, 90, 7}, {40, 95, 100}, {1, 90, 200}, {17, 90, 0}, {3, 400, far}},
+        std::vector<Run>(16, {2, 90, 111}),
+    };
+    const Shape shape{.window = 90, .query_heads = 6, .kv_heads = 2, .head_dim = 64};
+    for (const auto& pass : passes) {
+        std::vector<std::unique_ptr<AttentionProblem<C>>> alone;
+        std::vector<CachedRun<C>> runs;
+        std::vector<Index> positions;
+        Index tokens = 0;
+        for (const auto& [count, capacity, position] : pass) {
+            alone.push_back(std::make_unique<AttentionProblem<C>>(shape, count, capacity));
+            alone.back()->move_to(position);
+            alone.back()->attend();
+            runs.push_back(alone.back()->attention().runs.front());
+            positions.push_back(position);
+            tokens += count;
+        }
+        JoinedRows<const float> queries(tokens, shape.query_heads * shape.head_dim);
+        JoinedRows<const C> keys(tokens, shape.kv_heads * shape.head_dim);
+        JoinedRows<const C> values(tokens, shape.kv_heads * shape.head_dim);
+        for (const auto& problem : alone) {
+            queries.add(problem->attention().queries);
+            keys.add(problem->attention().keys);
+            values.add(problem->attention().values);
+        }
+        const DeviceBuffer<Index> device_positions(positions);
+        const DeviceBuffer<float> out(static_cast<std::size_t>(tokens * shape.query_heads * shape.head_dim));
+        const DeviceBuffer<std::byte> scratch(
+            static_cast<std::size_t>(attention_scratch(std::span<const CachedRun<C>>(runs), shape)));
+        cuda::attend(nullptr,
+                     Attention<C>{.queries = queries.view(),
+                                  .keys = keys.view(),
+                                  .values = values.view(),
+                                  .runs = runs,
+                                  .positions = device_positions.data(),
+                                  .shape = shape,
+                                  .out = {out.data(), tokens, shape.query_heads * shape.head_dim}},
+                     scratch.data());
+        const auto found = out.values();
+        auto row = found.begin();
+        for (const auto& problem : alone)
+            for (Index token = 0; token < problem->attention().queries.rows(); ++token) {
+                const auto expected = problem->result(token);
+                CHECK(std::equal(expected.begin(), expected.end(), row));
+                row += static_cast<Index>(expected.size());
+            }
+    }
 }
 
 TEST_CASE("a recorded launch computes at whatever position it is replayed at") {

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <span>
 #include <vector>
 
 namespace mistral::cuda {
@@ -35,7 +36,13 @@ class AttentionProblem {
           values_(size(tokens * key_stride_)),
           cached_keys_(size(shape.kv_heads * capacity * shape.head_dim)),
           cached_values_(size(shape.kv_heads * capacity * shape.head_dim)),
-          scratch_(size(attention_scratch<C>(tokens, capacity, shape))) {}
+          run_{.tokens = tokens,
+               .store = {.keys = cached_keys_.data(),
+                         .values = cached_values_.data(),
+                         .kv_heads = shape.kv_heads,
+                         .capacity = capacity,
+                         .row_size = shape.head_dim}},
+          scratch_(size(attention_scratch(runs(), shape))) {}
 
     /// Fills the device's memory for a chunk that begins there.
     void move_to(Index position) {
@@ -52,21 +59,17 @@ class AttentionProblem {
         copy(cached_values_, ring(Kind::value));
     }
 
-    void attend(cudaStream_t stream = nullptr) const {
-        cuda::attend(stream,
-                     Attention<C>{.queries = {queries_.data(), tokens_, query_columns(), query_stride_},
-                                  .position = position_.data(),
-                                  .cache = {.keys = cached_keys_.data(),
-                                            .values = cached_values_.data(),
-                                            .kv_heads = shape_.kv_heads,
-                                            .capacity = capacity_,
-                                            .row_size = shape_.head_dim},
-                                  .keys = {keys_.data(), tokens_, shape_.kv_heads * shape_.head_dim, key_stride_},
-                                  .values = {values_.data(), tokens_, shape_.kv_heads * shape_.head_dim, key_stride_},
-                                  .shape = shape_,
-                                  .out = {out_.data(), tokens_, query_columns(), query_stride_}},
-                     scratch_.data());
+    /// The position that counts is the one in the device's memory.
+    [[nodiscard]] Attention<C> attention() const {
+        return {.queries = {queries_.data(), tokens_, query_columns(), query_stride_},
+                .keys = {keys_.data(), tokens_, shape_.kv_heads * shape_.head_dim, key_stride_},
+                .values = {values_.data(), tokens_, shape_.kv_heads * shape_.head_dim, key_stride_},
+                .runs = runs(),
+                .positions = position_.data(),
+                .shape = shape_,
+                .out = {out_.data(), tokens_, query_columns(), query_stride_}};
     }
+    void attend(cudaStream_t stream = nullptr) const { cuda::attend(stream, attention(), scratch_.data()); }
 
     /// [query_heads * head_dim]
     [[nodiscard]] std::vector<float> result(Index token) const {
@@ -96,6 +99,8 @@ class AttentionProblem {
     enum class Kind { query, key, value };
     static constexpr float untouched = 123;
     static constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+
+    [[nodiscard]] std::span<const CachedRun<C>> runs() const { return {&run_, 1}; }
 
     static std::size_t size(Index number) { return static_cast<std::size_t>(number); }
     [[nodiscard]] Index query_columns() const { return shape_.query_heads * shape_.head_dim; }
@@ -190,6 +195,7 @@ class AttentionProblem {
     DeviceBuffer<C> values_;
     DeviceBuffer<C> cached_keys_;
     DeviceBuffer<C> cached_values_;
+    CachedRun<C> run_;
     DeviceBuffer<std::byte> scratch_;
 };
 

@@ -60,8 +60,9 @@ TEST_CASE("tiles hold all heads of a group") {
 TEST_CASE("scratch memory depends on a launch's tokens and on what they see") {
     const Shape shape{.window = 4096, .query_heads = 32, .kv_heads = 8, .head_dim = 128};
     const RangeBlocks blocks{2, 128};
-    CHECK(blocks.scratch_bytes(1, 4096, shape) == 32 * 65 * 130 * 4);
-    CHECK(blocks.scratch_bytes(2000, 4096, shape) == 16 * 32 * 66 * 130 * 4);
+    CHECK(blocks.most_ranges(1, 4096, shape.window) == 65);
+    CHECK(blocks.most_ranges(2000, 4096, shape.window) == 66);
+    CHECK(blocks.scratch_bytes(1, shape.query_heads, 65) == 32 * 65 * 130 * 4);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -15,6 +16,45 @@ using namespace mistral;
 namespace {
 
 constexpr std::array<std::array<Index, 2>, 6> shapes{{{1, 1}, {1, 4096}, {3, 5}, {2, 1028}, {7, 130}, {1, 1023}}};
+
+/// A cache in the device's memory, with numbers where nothing is appended.
+template <class C>
+struct StoredRows {
+    StoredRows(Index kv_heads_, Index capacity_, Index head_dim_, Layout place)
+        : kv_heads(kv_heads_),
+          capacity(capacity_),
+          head_dim(head_dim_),
+          keys(kv_heads * capacity, head_dim, place, NormalNumbers(8)),
+          values(kv_heads * capacity, head_dim, place, NormalNumbers(9)),
+          old_keys(kv_heads * capacity, head_dim, place, NormalNumbers(8)),
+          old_values(kv_heads * capacity, head_dim, place, NormalNumbers(9)) {}
+
+    [[nodiscard]] CachedRun<C> run(Index tokens) const {
+        return {.tokens = tokens, .store = {keys.view().data(), values.view().data(), kv_heads, capacity, head_dim}};
+    }
+
+    /// Whether rows first … first + tokens - 1 of what was appended lie at their positions, and all else as before.
+    bool holds(const DeviceMatrix<C>& new_keys, const DeviceMatrix<C>& new_values, Index first, Index tokens,
+               Index position) {
+        if (!keys.download() || !values.download()) return false;
+        std::vector<Index> row_of(static_cast<std::size_t>(capacity), -1);
+        for (Index t = 0; t < tokens; ++t) row_of[static_cast<std::size_t>((position + t) % capacity)] = first + t;
+        for (Index head = 0; head < kv_heads; ++head)
+            for (Index slot = 0; slot < capacity; ++slot)
+                for (Index i = 0; i < head_dim; ++i) {
+                    const Index from = row_of[static_cast<std::size_t>(slot)];
+                    const Index to = head * capacity + slot;
+                    const Index col = head * head_dim + i;
+                    if (keys(to, i) != (from < 0 ? old_keys(to, i) : new_keys(from, col)) ||
+                        values(to, i) != (from < 0 ? old_values(to, i) : new_values(from, col)))
+                        return false;
+                }
+        return true;
+    }
+
+    Index kv_heads, capacity, head_dim;
+    DeviceMatrix<C> keys, values, old_keys, old_values;
+};
 
 }  // namespace
 
@@ -114,7 +154,8 @@ TEST_CASE("swiglu may overwrite its inputs") {
     CHECK(gate.same_bits(out));
 }
 
-TEST_CASE_TEMPLATE("keys and values go to the slots of their positions", C, float, half, bfloat16) {
+TEST_CASE_TEMPLATE("keys and values of several sequences go to the slots of their positions", C, float, half,
+                   bfloat16) {
     struct Case {
         Index tokens, capacity, kv_heads, head_dim, position;
     };
@@ -123,32 +164,20 @@ TEST_CASE_TEMPLATE("keys and values go to the slots of their positions", C, floa
                           Case{4, 4, 2, 7, 5}, Case{300, 257, 2, 12, far + 11}})
         for (const Layout layout : layouts) {
             const Index cols = c.kv_heads * c.head_dim;
-            const DeviceMatrix<C> keys(c.tokens, cols, layout, NormalNumbers(6));
-            const DeviceMatrix<C> values(c.tokens, cols, layout, NormalNumbers(7));
-            const DeviceMatrix<Index> position(1, 1, {}, [&](Index, Index) { return c.position; });
+            const DeviceMatrix<C> keys(c.tokens + 6, cols, layout, NormalNumbers(6));
+            const DeviceMatrix<C> values(c.tokens + 6, cols, layout, NormalNumbers(7));
             const Layout place{layout.offset, 0};
-            DeviceMatrix<C> stored_keys(c.kv_heads * c.capacity, c.head_dim, place, NormalNumbers(8));
-            DeviceMatrix<C> stored_values(c.kv_heads * c.capacity, c.head_dim, place, NormalNumbers(9));
-            DeviceMatrix<C> expected_keys(c.kv_heads * c.capacity, c.head_dim, place, NormalNumbers(8));
-            std::vector<Index> token_of(static_cast<std::size_t>(c.capacity), -1);
-            for (Index t = 0; t < c.tokens; ++t) token_of[static_cast<std::size_t>((c.position + t) % c.capacity)] = t;
-
-            cuda::append<C>(
-                nullptr, keys.view(), values.view(), position.view().data(),
-                {stored_keys.view().data(), stored_values.view().data(), c.kv_heads, c.capacity, c.head_dim});
-            const DeviceMatrix<C> old_values(c.kv_heads * c.capacity, c.head_dim, place, NormalNumbers(9));
-            REQUIRE(stored_keys.download());
-            REQUIRE(stored_values.download());
-            for (Index head = 0; head < c.kv_heads; ++head)
-                for (Index slot = 0; slot < c.capacity; ++slot)
-                    for (Index i = 0; i < c.head_dim; ++i) {
-                        const Index t = token_of[static_cast<std::size_t>(slot)];
-                        const Index row = head * c.capacity + slot;
-                        const C key = t < 0 ? expected_keys(row, i) : keys(t, head * c.head_dim + i);
-                        const C value = t < 0 ? old_values(row, i) : values(t, head * c.head_dim + i);
-                        REQUIRE(stored_keys(row, i) == key);
-                        REQUIRE(stored_values(row, i) == value);
-                    }
+            StoredRows<C> first(c.kv_heads, 3, c.head_dim, place);
+            StoredRows<C> second(c.kv_heads, c.capacity, c.head_dim, place);
+            StoredRows<C> third(c.kv_heads, 9, c.head_dim, place);
+            const std::array runs{first.run(5), second.run(c.tokens), third.run(1)};
+            const std::array<Index, 3> positions{7, c.position, 8};
+            const DeviceMatrix<Index> device_positions(
+                1, 3, {}, [&](Index, Index run) { return positions[static_cast<std::size_t>(run)]; });
+            cuda::append<C>(nullptr, keys.view(), values.view(), runs, device_positions.view().data());
+            REQUIRE(first.holds(keys, values, 0, 5, 7));
+            REQUIRE(second.holds(keys, values, 5, c.tokens, c.position));
+            REQUIRE(third.holds(keys, values, 5 + c.tokens, 1, 8));
         }
 }
 

@@ -106,6 +106,27 @@ TEST_CASE("sequences in one pass give the bits that each gives alone, at more po
     }
 }
 
+TEST_CASE("sequences in one pass cost no more launches than one does") {
+    const auto model = MistralModel<bfloat16, Cuda>::load(MISTRAL_TEST_DATA "/reference/short", Cuda());
+    using TestSession = Session<MistralModel<bfloat16, Cuda>>;
+    const auto launches = [&](std::size_t count) {
+        std::vector<TestSession> sessions(count, TestSession(model));
+        std::vector<TestSession*> pointers;
+        for (std::size_t i = 0; i < count; ++i) {
+            sessions[i].append(some_tokens(1 + i, model.config().vocab_size));
+            sessions[i].push(1);
+            pointers.push_back(&sessions[i]);
+        }
+        const std::size_t before = emulation::counts().launches;
+        TestSession::compute_logits(pointers);
+        return emulation::counts().launches - before;
+    };
+    const std::size_t one = launches(1);
+    CHECK(one > 0);
+    CHECK(launches(2) == one);
+    CHECK(launches(most_sequences) == one);
+}
+
 TEST_CASE("sessions on a GPU rewind, fork, save and restore as on the processor") {
     const std::string directory = MISTRAL_TEST_DATA "/reference/long";
     const auto model = MistralModel<bfloat16, Cuda>::load(directory, Cuda());

@@ -6,6 +6,7 @@
 #include <mistral/device/cpu/cpu.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <iostream>
 #include <random>
@@ -54,7 +55,8 @@ class Verbs {
                               workspace_);
         print<float>("swiglu", out);
         const auto frequencies = numbers<float>(25, 3);
-        device_.rotate<float>({out.data(), tokens, width}, 1000, {{frequencies.data(), 1, 25}, nullptr},
+        constexpr std::array runs{TokenRun{.position = 1000, .tokens = tokens}};
+        device_.rotate<float>({out.data(), tokens, width}, runs, {{frequencies.data(), 1, 25}, nullptr},
                               RotaryPairing::halves, workspace_);
         print<float>("rotate", out);
     }
@@ -94,14 +96,15 @@ class Verbs {
                                            shape.head_dim, {cache.data(), tokens, kv_width},
                                            {cache.data() + size, tokens, kv_width}, workspace_);
         print<bfloat16>("convert", cache);
-        const Ring ring(shape.window);  // empty: all keys are those of the chunk
-        const KeyValueStore<bfloat16> store{
-            .kv_heads = shape.kv_heads, .capacity = shape.window, .row_size = shape.head_dim};
+        // Nothing is in the cache: all keys are those of the chunk.
+        const std::array runs{CachedRun<bfloat16>{
+            .tokens = tokens,
+            .store = {.kv_heads = shape.kv_heads, .capacity = shape.window, .row_size = shape.head_dim}}};
         std::vector<float> out(queries.size());
         const Index width = shape.query_heads * shape.head_dim;
         device_.attend<bfloat16>({queries.data(), tokens, width}, {cache.data(), tokens, kv_width},
-                                 {cache.data() + size, tokens, kv_width}, ring, store, shape,
-                                 {out.data(), tokens, width}, workspace_);
+                                 {cache.data() + size, tokens, kv_width}, runs, shape, {out.data(), tokens, width},
+                                 workspace_);
         print<float>("attend", out);
     }
 

@@ -12,80 +12,84 @@
 #include <mistral/device/device.hpp>
 
 #include <algorithm>
+#include <array>
+#include <cassert>
+#include <cstddef>
 #include <span>
 
-/// Sliding-window attention of one chunk of queries over runs of keys and values, with online softmax
-/// (arXiv:1805.02867; in blocks as in FlashAttention, arXiv:2205.14135). Spans of keys are summed each by itself and
-/// then joined in their order. Blocks and spans begin at absolute positions that are multiples of their lengths, so
-/// that chunks of any size, rings of any capacity and any number of threads give the same bits.
+/// Sliding-window attention over rolling caches, with online softmax (arXiv:1805.02867; in blocks as in FlashAttention,
+/// arXiv:2205.14135). Spans of keys are summed each by itself and then joined in their order. Blocks and spans begin at
+/// absolute positions that are multiples of their lengths, so that chunks of any size, rings of any capacity, any
+/// number of threads and any sequences beside give the same bits.
 namespace mistral::cpu {
 
 inline constexpr Index keys_per_span = 1024;
 static_assert(keys_per_span % keys_per_block == 0);
 
-/// The attention of one chunk, cut into tasks.
+/// The attention of one sequence's tokens, cut into tasks: one for each key/value head and tile of tokens; or, where
+/// the tokens are a single tile, one for each key/value head and span of keys, which are then joined.
 template <class Architecture, class C>
-class ChunkAttention {
+class RunAttention {
   public:
     using A = Activation<C>;
 
-    ChunkAttention(MatrixView<const A> queries, Index position, std::span<const KeyValueRun<C>> runs,
-                   const Shape& shape, MatrixView<A> out)
+    RunAttention() = default;
+    RunAttention(MatrixView<const A> queries, MatrixView<const CachedElement<C>> keys,
+                 MatrixView<const CachedElement<C>> values, const CachedRun<C>& run, const Shape& shape,
+                 MatrixView<A> out)
         : queries_(queries),
-          position_(position),
-          runs_(runs),
+          position_(run.position),
+          keys_(key_value_runs<C>(keys, values, run, Window{shape.window})),
           shape_(shape),
           out_(out),
           tiles_(divide_up(queries.rows(), Tile::tokens_per_tile)) {}
 
-    /// Heads and tokens are shared out among threads, and the spans of keys where these are too few.
-    template <class Workspace>
-    void run(ThreadPool& pool, Workspace& workspace) const {
-        constexpr Index tasks_per_thread = 4;  // so that threads finish together
-        auto frame = workspace.frame();
-        const auto scratch = frame.template matrix<A>(pool.threads(), Tile::scratch_size(shape_) + 2 * partial_size());
-        const Index tasks = shape_.kv_heads * tiles_;
-        const bool has_idle_threads = tiles_ == 1 && tasks < tasks_per_thread * pool.threads();
-        if (!has_idle_threads)
-            return pool.for_each(tasks,
-                                 [&](Index worker, Index task) noexcept { run_task(task, scratch.row(worker)); });
-        // As many as the window may ever touch, so that scratch memory does not grow with the position.
-        const Index spans = spans_of(0);
-        const Index most = shape_.window == no_window ? spans : (shape_.window + queries_.rows()) / keys_per_span + 2;
-        run_spans(pool, scratch, spans, frame.template matrix<A>(tasks * most, partial_size()));
-    }
+    /// Elements of scratch memory that a worker needs.
+    [[nodiscard]] Index scratch_size() const { return Tile::scratch_size(shape_) + 2 * partial_size(); }
 
-  private:
-    using Tile = AttentionTile<C, Architecture>;
-    using Partial = PartialAttention<A>;
+    [[nodiscard]] Index tiles() const { return tiles_; }
+    [[nodiscard]] Index tasks() const { return shape_.kv_heads * tiles_; }
 
-    void run_task(Index task, A* scratch) const {
+    void run(Index task, A* scratch) const {
         const Index tile_index = task % tiles_;
         Tile tile = start(tile_index, task / tiles_, scratch);
         const Partial all = partial(scratch + Tile::scratch_size(shape_));
         const Partial next = partial(scratch + Tile::scratch_size(shape_) + partial_size());
         const Index first = first_span(tile_index);
         for (Index span = first; span < first + spans_of(tile_index); ++span) {
-            tile.run(runs_, span * keys_per_span, (span + 1) * keys_per_span, span == first ? all : next);
+            tile.run(keys_, span * keys_per_span, (span + 1) * keys_per_span, span == first ? all : next);
             if (span > first) all.join(next, queries_of(tile_index), Tile::power);
         }
         tile.finish(all, tokens_of(out_, tile_index));
     }
 
-    /// The tokens are one tile. parts [kv_heads * spans or more, partial_size].
-    void run_spans(ThreadPool& pool, MatrixView<A> scratch, Index spans, MatrixView<A> parts) const {
-        pool.for_each(shape_.kv_heads * spans, [&](Index worker, Index i) noexcept {
-            const Index span = first_span(0) + i % spans;
-            start(0, i / spans, scratch.row(worker))
-                .run(runs_, span * keys_per_span, (span + 1) * keys_per_span, partial(parts.row(i)));
-        });
-        pool.for_each(shape_.kv_heads, [&](Index worker, Index head) noexcept {
-            const Partial all = partial(parts.row(head * spans));
-            for (Index span = 1; span < spans; ++span)
-                all.join(partial(parts.row(head * spans + span)), queries_of(0), Tile::power);
-            tile_at(0, head, scratch.row(worker)).finish(all, out_);
-        });
+    [[nodiscard]] Index span_tasks() const { return shape_.kv_heads * spans_of(0); }
+    /// As many as the window may ever touch, so that scratch memory does not grow with the position.
+    [[nodiscard]] Index most_span_tasks() const {
+        if (shape_.window == no_window) return span_tasks();
+        return shape_.kv_heads * ((shape_.window + queries_.rows()) / keys_per_span + 2);
     }
+    [[nodiscard]] Index kv_heads() const { return shape_.kv_heads; }
+    [[nodiscard]] Index partial_size() const { return Partial::size(partial_queries(), Tile::width(shape_)); }
+
+    /// parts [most_span_tasks, partial_size or more], of which a task writes its own row.
+    void run_span(Index task, A* scratch, MatrixView<A> parts) const {
+        const Index span = first_span(0) + task % spans_of(0);
+        start(0, task / spans_of(0), scratch)
+            .run(keys_, span * keys_per_span, (span + 1) * keys_per_span, partial(parts.row(task)));
+    }
+
+    void join_spans(Index kv_head, A* scratch, MatrixView<A> parts) const {
+        const Index spans = spans_of(0);
+        const Partial all = partial(parts.row(kv_head * spans));
+        for (Index span = 1; span < spans; ++span)
+            all.join(partial(parts.row(kv_head * spans + span)), queries_of(0), Tile::power);
+        tile_at(0, kv_head, scratch).finish(all, out_);
+    }
+
+  private:
+    using Tile = AttentionTile<C, Architecture>;
+    using Partial = PartialAttention<A>;
 
     [[nodiscard]] Tile tile_at(Index tile_index, Index kv_head, A* scratch) const {
         const Index first = first_token(tile_index);
@@ -119,24 +123,91 @@ class ChunkAttention {
     [[nodiscard]] Index partial_queries() const {
         return Tile::padded(std::min(queries_.rows(), Tile::tokens_per_tile) * shape_.group());
     }
-    [[nodiscard]] Index partial_size() const { return Partial::size(partial_queries(), Tile::width(shape_)); }
     [[nodiscard]] Partial partial(A* memory) const { return {memory, partial_queries(), Tile::width(shape_)}; }
 
     MatrixView<const A> queries_;
-    Index position_;
-    std::span<const KeyValueRun<C>> runs_;
+    Index position_ = 0;
+    std::array<KeyValueRun<C>, 3> keys_;
     Shape shape_;
     MatrixView<A> out_;
-    Index tiles_;  // of tokens
+    Index tiles_ = 0;  // of tokens
 };
 
-/// queries [tokens, query_heads * head_dim], the first at `position`; runs hold every position that they see, in
-/// order -> out, of the queries' shape.
+/// The attention of several sequences, whose tasks are shared out among threads together.
+template <class Architecture, class C>
+class PassAttention {
+  public:
+    using A = Activation<C>;
+    using Run = RunAttention<Architecture, C>;
+
+    PassAttention(MatrixView<const A> queries, MatrixView<const CachedElement<C>> keys,
+                  MatrixView<const CachedElement<C>> values, std::span<const CachedRun<C>> runs, const Shape& shape,
+                  MatrixView<A> out)
+        : count_(runs.size()) {
+        assert(runs.size() <= most_sequences);
+        Index row = 0;
+        for (std::size_t i = 0; i < count_; ++i) {
+            const auto rows = [&](const auto& matrix) { return matrix.middle_rows(row, runs[i].tokens); };
+            runs_[i] = Run(rows(queries), rows(keys), rows(values), runs[i], shape, rows(out));
+            row += runs[i].tokens;
+        }
+    }
+
+    /// Spans of keys are tasks of their own where there are too few others for all threads.
+    template <class Workspace>
+    void run(ThreadPool& pool, Workspace& workspace) const {
+        constexpr Index tasks_per_thread = 4;  // so that threads finish together
+        Index tasks = 0, tiles = 0, scratch_size = 0;
+        for (const Run& run : runs()) {
+            tasks += run.tasks();
+            tiles = std::max(tiles, run.tiles());
+            scratch_size = std::max(scratch_size, run.scratch_size());
+        }
+        auto frame = workspace.frame();
+        const auto scratch = frame.template matrix<A>(pool.threads(), scratch_size);
+        if (tiles == 1 && tasks < tasks_per_thread * pool.threads()) return run_spans(pool, scratch, frame);
+        for_each_task(pool, &Run::tasks,
+                      [&](std::size_t i, Index worker, Index task) { runs_[i].run(task, scratch.row(worker)); });
+    }
+
+  private:
+    [[nodiscard]] std::span<const Run> runs() const { return {runs_.data(), count_}; }
+
+    template <class Frame>
+    void run_spans(ThreadPool& pool, MatrixView<A> scratch, Frame& frame) const {
+        std::array<MatrixView<A>, most_sequences> parts;
+        for (std::size_t i = 0; i < count_; ++i)
+            parts[i] = frame.template matrix<A>(runs_[i].most_span_tasks(), runs_[i].partial_size());
+        for_each_task(pool, &Run::span_tasks, [&](std::size_t i, Index worker, Index task) {
+            runs_[i].run_span(task, scratch.row(worker), parts[i]);
+        });
+        for_each_task(pool, &Run::kv_heads, [&](std::size_t i, Index worker, Index head) {
+            runs_[i].join_spans(head, scratch.row(worker), parts[i]);
+        });
+    }
+
+    /// Calls body(i, worker, task) for (runs_[i].*count)() tasks of each run.
+    template <class Body>
+    void for_each_task(ThreadPool& pool, Index (Run::*count)() const, Body body) const {
+        Index all = 0;
+        for (const Run& run : runs()) all += (run.*count)();
+        pool.for_each(all, [&](Index worker, Index task) noexcept {
+            std::size_t i = 0;
+            for (; task >= (runs_[i].*count)(); ++i) task -= (runs_[i].*count)();
+            body(i, worker, task);
+        });
+    }
+
+    std::array<Run, most_sequences> runs_;
+    std::size_t count_;
+};
+
+/// As the verb `attend` of Device.
 template <class Architecture, class C, class Workspace>
-void attend(ThreadPool& pool, MatrixView<const Activation<C>> queries, Index position,
-            std::span<const KeyValueRun<C>> runs, const Shape& shape, MatrixView<Activation<C>> out,
-            Workspace& workspace) {
-    ChunkAttention<Architecture, C>(queries, position, runs, shape, out).run(pool, workspace);
+void attend(ThreadPool& pool, MatrixView<const Activation<C>> queries, MatrixView<const CachedElement<C>> keys,
+            MatrixView<const CachedElement<C>> values, std::span<const CachedRun<C>> runs, const Shape& shape,
+            MatrixView<Activation<C>> out, Workspace& workspace) {
+    PassAttention<Architecture, C>(queries, keys, values, runs, shape, out).run(pool, workspace);
 }
 
 }  // namespace mistral::cpu

@@ -5,7 +5,6 @@
 #include <mistral/device/cpu/attention.hpp>
 #include <mistral/device/cpu/cpu_base.hpp>
 #include <mistral/device/cpu/elementwise.hpp>
-#include <mistral/device/cpu/key_value_run.hpp>
 #include <mistral/device/cpu/multiply.hpp>
 #include <mistral/device/cpu/multiply_quantized.hpp>
 #include <mistral/device/cpu/packed_matrix.hpp>
@@ -77,12 +76,12 @@ class BasicCpu : public CpuBase {
     }
 
     template <class A>
-    void rotate(MatrixView<A> x, Index position, const HostMatrix<float>& frequencies, RotaryPairing pairing,
-                Workspace&) const {
+    void rotate(MatrixView<A> x, std::span<const TokenRun> runs, const HostMatrix<float>& frequencies,
+                RotaryPairing pairing, Workspace&) const {
         const Index head_dim = 2 * frequencies.view.cols();
         assert(x.cols() % head_dim == 0);
         for_rows(x.rows(), [&](Index t) {
-            cpu::rotate_row<Architecture>(x.row(t), x.cols() / head_dim, head_dim, position + t,
+            cpu::rotate_row<Architecture>(x.row(t), x.cols() / head_dim, head_dim, position_of(t, runs),
                                           frequencies.view.data(), pairing);
         });
     }
@@ -106,21 +105,10 @@ class BasicCpu : public CpuBase {
 
     template <class C>
     void attend(MatrixView<const Activation<C>> queries, MatrixView<const CachedElement<C>> keys,
-                MatrixView<const CachedElement<C>> values, const Ring& ring, KeyValueStore<C> store, const Shape& shape,
+                MatrixView<const CachedElement<C>> values, std::span<const CachedRun<C>> runs, const Shape& shape,
                 MatrixView<Activation<C>> out, Workspace& workspace) const {
         assert(queries.cols() == shape.query_heads * shape.head_dim && out.cols() == queries.cols());
-        const Index position = ring.next_position();
-        const auto cached =
-            cpu::runs(ring, store, std::max(ring.first_resident(), Window{shape.window}.first_visible(position)));
-        const std::array runs{cached[0], cached[1],
-                              KeyValueRun<C>{.keys = keys.data(),
-                                             .values = values.data(),
-                                             .head_stride = store.row_size,
-                                             .position_stride = keys.stride(),
-                                             .position = position,
-                                             .count = keys.rows()}};
-        cpu::attend<Architecture, C>(pool(), queries, position, std::span<const KeyValueRun<C>>(runs), shape, out,
-                                     workspace);
+        cpu::attend<Architecture, C>(pool(), queries, keys, values, runs, shape, out, workspace);
     }
 
     template <class A>
@@ -130,6 +118,13 @@ class BasicCpu : public CpuBase {
     }
 
   private:
+    /// Of the token that is this row of all runs.
+    static Index position_of(Index row, std::span<const TokenRun> runs) {
+        std::size_t i = 0;
+        for (; row >= runs[i].tokens; ++i) row -= runs[i].tokens;
+        return runs[i].position + row;
+    }
+
     /// Calls body(row) for every row, a few rows at a time where there are enough of them to share out.
     template <class Body>
     void for_rows(Index rows, Body&& body) const {

@@ -93,15 +93,22 @@ class CpuBase {
     }
 
     template <class C>
-    void append(MatrixView<const CachedElement<C>> keys, MatrixView<const CachedElement<C>> values, const Ring& ring,
-                KeyValueStore<C> store, Workspace&) const {
-        assert(keys.cols() == store.kv_heads * store.row_size);
-        for (Index t = std::max<Index>(0, keys.rows() - store.capacity); t < keys.rows(); ++t)
-            for (Index head = 0; head < store.kv_heads; ++head) {
-                const Index to = (head * store.capacity + ring.slot(ring.next_position() + t)) * store.row_size;
-                std::copy_n(keys.row(t) + head * store.row_size, store.row_size, store.keys + to);
-                std::copy_n(values.row(t) + head * store.row_size, store.row_size, store.values + to);
-            }
+    void append(MatrixView<const CachedElement<C>> keys, MatrixView<const CachedElement<C>> values,
+                std::span<const CachedRun<C>> runs, Workspace&) const {
+        Index row = 0;
+        for (const CachedRun<C>& run : runs) {
+            const KeyValueStore<C>& store = run.store;
+            const Ring ring(store.capacity);
+            assert(keys.cols() == store.kv_heads * store.row_size);
+            for (Index t = std::max<Index>(0, run.tokens - store.capacity); t < run.tokens; ++t)
+                for (Index head = 0; head < store.kv_heads; ++head) {
+                    const Index from = head * store.row_size;
+                    const Index to = (head * store.capacity + ring.slot(run.position + t)) * store.row_size;
+                    std::copy_n(keys.row(row + t) + from, store.row_size, store.keys + to);
+                    std::copy_n(values.row(row + t) + from, store.row_size, store.values + to);
+                }
+            row += run.tokens;
+        }
     }
 
     template <class T>

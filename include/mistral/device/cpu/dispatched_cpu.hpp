@@ -115,9 +115,9 @@ class BasicCpu<Dispatched> : public CpuBase {
     }
 
     template <class A>
-    void rotate(MatrixView<A> x, Index position, const HostMatrix<float>& frequencies, RotaryPairing pairing,
-                Workspace& workspace) const {
-        kernels<cpu::ActivationKernels<A>>().rotate(*this, x, position, frequencies, pairing, workspace);
+    void rotate(MatrixView<A> x, std::span<const TokenRun> runs, const HostMatrix<float>& frequencies,
+                RotaryPairing pairing, Workspace& workspace) const {
+        kernels<cpu::ActivationKernels<A>>().rotate(*this, x, runs, frequencies, pairing, workspace);
     }
 
     template <class C>
@@ -129,9 +129,9 @@ class BasicCpu<Dispatched> : public CpuBase {
 
     template <class C>
     void attend(MatrixView<const Activation<C>> queries, MatrixView<const CachedElement<C>> keys,
-                MatrixView<const CachedElement<C>> values, const Ring& ring, KeyValueStore<C> store, const Shape& shape,
+                MatrixView<const CachedElement<C>> values, std::span<const CachedRun<C>> runs, const Shape& shape,
                 MatrixView<Activation<C>> out, Workspace& workspace) const {
-        kernels<cpu::CacheKernels<C>>().attend(*this, queries, keys, values, ring, store, shape, out, workspace);
+        kernels<cpu::CacheKernels<C>>().attend(*this, queries, keys, values, runs, shape, out, workspace);
     }
 
     template <class A>

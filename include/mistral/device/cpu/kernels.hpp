@@ -20,8 +20,8 @@ template <class A>
 struct ActivationKernels {
     void (*rms_norm)(const CpuBase&, MatrixView<const A> x, const HostMatrix<A>& weight, double eps, MatrixView<A> out,
                      CpuBase::Workspace&);
-    void (*rotate)(const CpuBase&, MatrixView<A> x, Index position, const HostMatrix<float>& frequencies, RotaryPairing,
-                   CpuBase::Workspace&);
+    void (*rotate)(const CpuBase&, MatrixView<A> x, std::span<const TokenRun> runs,
+                   const HostMatrix<float>& frequencies, RotaryPairing, CpuBase::Workspace&);
     void (*swiglu)(const CpuBase&, MatrixView<const A> gate, MatrixView<const A> up, MatrixView<A> out,
                    CpuBase::Workspace&);
 };
@@ -47,7 +47,7 @@ struct CacheKernels {
                     Index head_dim, MatrixView<CachedElement<C>> cached_keys,
                     MatrixView<CachedElement<C>> cached_values, CpuBase::Workspace&);
     void (*attend)(const CpuBase&, MatrixView<const Activation<C>> queries, MatrixView<const CachedElement<C>> keys,
-                   MatrixView<const CachedElement<C>> values, const Ring&, KeyValueStore<C>, const Shape&,
+                   MatrixView<const CachedElement<C>> values, std::span<const CachedRun<C>> runs, const Shape&,
                    MatrixView<Activation<C>> out, CpuBase::Workspace&);
 };
 

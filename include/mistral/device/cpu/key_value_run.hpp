@@ -1,10 +1,13 @@
 #pragma once
 
+#include <mistral/base/matrix_view.hpp>
 #include <mistral/base/ring.hpp>
 #include <mistral/base/types.hpp>
+#include <mistral/base/window.hpp>
 #include <mistral/device/device.hpp>
 #include <mistral/scalar/cached_row.hpp>
 
+#include <algorithm>
 #include <array>
 
 namespace mistral {
@@ -23,10 +26,13 @@ struct KeyValueRun {
 
 namespace cpu {
 
-/// The resident positions from `first` on in logical order, as at most two runs.
+/// What a run's queries see, in logical order: of its cache at most two runs of slots, then its own keys and values.
 template <class C>
-[[nodiscard]] std::array<KeyValueRun<C>, 2> runs(const Ring& ring, const KeyValueStore<C>& store, Index first) {
-    const auto run = [&store](const SlotRun& slots) {
+[[nodiscard]] std::array<KeyValueRun<C>, 3> key_value_runs(MatrixView<const CachedElement<C>> keys,
+                                                           MatrixView<const CachedElement<C>> values,
+                                                           const CachedRun<C>& run, Window window) {
+    const KeyValueStore<C>& store = run.store;
+    const auto cached = [&store](const SlotRun& slots) {
         return KeyValueRun<C>{.keys = store.keys + slots.slot * store.row_size,
                               .values = store.values + slots.slot * store.row_size,
                               .head_stride = store.capacity * store.row_size,
@@ -34,8 +40,16 @@ template <class C>
                               .position = slots.position,
                               .count = slots.count};
     };
-    const auto slots = ring.runs(first);
-    return {run(slots[0]), run(slots[1])};
+    Ring ring(store.capacity);
+    ring.reset(run.first_resident, run.position);
+    const auto slots = ring.runs(std::max(run.first_resident, window.first_visible(run.position)));
+    return {cached(slots[0]), cached(slots[1]),
+            KeyValueRun<C>{.keys = keys.data(),
+                           .values = values.data(),
+                           .head_stride = store.row_size,
+                           .position_stride = keys.stride(),
+                           .position = run.position,
+                           .count = run.tokens}};
 }
 
 }  // namespace cpu

@@ -21,7 +21,8 @@ inline constexpr Index longest_head = 256;
 struct RangeBlocks {
     static constexpr int threads = 128;
     static constexpr int per_multiprocessor = 5;  ///< as its shared memory allows at best
-    static constexpr Index tokens = 16;           ///< of one launch at most; longer chunks take several
+    static constexpr Index tokens = 16;           ///< of a sequence at a time; longer runs are taken in parts
+    static constexpr Index rows = 32;             ///< of one launch at most, so that scratch memory has a limit
     static constexpr int queries = 4;             ///< scored at a time, each normalised by a warp
     static constexpr int chunk_bytes = 16;        ///< what a thread loads at a time
 
@@ -51,7 +52,7 @@ struct RangeBlocks {
         return 2 * keys() * row_stride() + queries * (query_floats() + keys() + 2 * threads) * Index{sizeof(float)};
     }
 
-    /// Ranges that `tokens` consecutive queries may touch, the first of which stands `first_token` after the chunk's
+    /// Ranges that `tokens` consecutive queries may touch, the first of which stands `first_token` after the run's
     /// begin.
     [[nodiscard]] constexpr Index ranges(Index first_token, Index tokens, Index capacity, Index window) const {
         const Index before = std::min(window - 1, capacity + first_token);
@@ -61,11 +62,15 @@ struct RangeBlocks {
     /// Floats of what the softmax over a range comes to for one query: weighted sums, the maximum, the total.
     [[nodiscard]] constexpr Index partial_floats() const { return head_dim + 2; }
 
-    /// Of all queries of a launch and all ranges, for the launch of a chunk that touches the most.
-    [[nodiscard]] constexpr Index scratch_bytes(Index chunk_tokens, Index capacity, const Shape& shape) const {
-        const Index at_once = std::min(tokens, chunk_tokens);
-        return at_once * shape.query_heads * ranges(chunk_tokens - at_once, at_once, capacity, shape.window) *
-               partial_floats() * Index{sizeof(float)};
+    /// The most that a part of a run may touch.
+    [[nodiscard]] constexpr Index most_ranges(Index run_tokens, Index capacity, Index window) const {
+        const Index part = std::min(tokens, run_tokens);
+        return ranges(run_tokens - part, part, capacity, window);
+    }
+
+    /// Of all queries of a launch, each with so many ranges.
+    [[nodiscard]] constexpr Index scratch_bytes(Index launch_rows, Index query_heads, Index ranges) const {
+        return launch_rows * query_heads * ranges * partial_floats() * Index{sizeof(float)};
     }
 };
 

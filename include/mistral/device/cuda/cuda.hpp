@@ -4,7 +4,6 @@
 #include <mistral/base/error.hpp>
 #include <mistral/base/host_matrix.hpp>
 #include <mistral/base/matrix_view.hpp>
-#include <mistral/base/ring.hpp>
 #include <mistral/base/shape.hpp>
 #include <mistral/device/cuda/check.hpp>
 #include <mistral/device/cuda/cuda_workspace.hpp>
@@ -100,10 +99,10 @@ class Cuda {
         cuda::multiply(workspace.stream(), x, std::span<const View>(views), update);
     }
 
-    void rotate(MatrixView<float> x, Index position, const DeviceMatrix<float>& frequencies, RotaryPairing pairing,
-                Workspace& workspace) const {
+    void rotate(MatrixView<float> x, std::span<const TokenRun> runs, const DeviceMatrix<float>& frequencies,
+                RotaryPairing pairing, Workspace& workspace) const {
         const auto current = this->current();
-        cuda::rotate(workspace.stream(), x, workspace.position(position), frequencies.view().data(),
+        cuda::rotate(workspace.stream(), x, runs, workspace.positions(runs), frequencies.view().data(),
                      2 * frequencies.cols(), pairing);
     }
 
@@ -115,25 +114,25 @@ class Cuda {
     }
 
     template <class C>
-    void append(MatrixView<const C> keys, MatrixView<const C> values, const Ring& ring, KeyValueStore<C> store,
+    void append(MatrixView<const C> keys, MatrixView<const C> values, std::span<const CachedRun<C>> runs,
                 Workspace& workspace) const {
         const auto current = this->current();
-        cuda::append(workspace.stream(), keys, values, workspace.position(ring.next_position()), store);
+        cuda::append(workspace.stream(), keys, values, runs, workspace.positions(runs));
     }
 
     template <class C>
-    void attend(MatrixView<const float> queries, MatrixView<const C> keys, MatrixView<const C> values, const Ring& ring,
-                KeyValueStore<C> store, const Shape& shape, MatrixView<float> out, Workspace& workspace) const {
+    void attend(MatrixView<const float> queries, MatrixView<const C> keys, MatrixView<const C> values,
+                std::span<const CachedRun<C>> runs, const Shape& shape, MatrixView<float> out,
+                Workspace& workspace) const {
         const auto current = this->current();
         auto frame = workspace.frame();
-        const Index bytes = cuda::attention_scratch<C>(queries.rows(), store.capacity, shape);
-        const auto scratch = frame.template matrix<std::byte>(1, bytes);
+        const auto scratch = frame.template matrix<std::byte>(1, cuda::attention_scratch(runs, shape));
         cuda::attend<C>(workspace.stream(),
                         {.queries = queries,
-                         .position = workspace.position(ring.next_position()),
-                         .cache = store,
                          .keys = keys,
                          .values = values,
+                         .runs = runs,
+                         .positions = workspace.positions(runs),
                          .shape = shape,
                          .out = out},
                         scratch.data());

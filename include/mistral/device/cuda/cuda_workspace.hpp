@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <map>
 #include <memory>
+#include <span>
 #include <tuple>
 #include <utility>
 
@@ -32,20 +33,25 @@ class CudaWorkspace {
 
     [[nodiscard]] cudaStream_t stream() const { return stream_.get(); }
 
-    /// Where kernels find the position: brought there unless it is one of the newest, so that a pass of several
-    /// sequences brings that of each once, not in every layer.
-    [[nodiscard]] const Index* position(Index position) {
-        const auto found = std::find(positions_.begin(), positions_.end(), position);
-        if (found != positions_.end()) return place(found - positions_.begin());
-        last_brought_ = last_brought_ % (most_positions - 1) + 1;
-        return bring(position, last_brought_);
+    /// Where kernels find the runs' positions: brought there unless they are among the newest, so that a pass brings
+    /// them once, not in every layer.
+    template <class Run>
+    [[nodiscard]] const Index* positions(std::span<const Run> runs) {
+        Positions wanted = none();
+        std::transform(runs.begin(), runs.end(), wanted.begin(), [](const Run& run) { return run.position; });
+        const auto found = std::find(held_.begin(), held_.end(), wanted);
+        if (found != held_.end()) return place(found - held_.begin());
+        last_brought_ = last_brought_ % (most_places - 1) + 1;
+        return bring(wanted, last_brought_);
     }
 
     /// As Device says. The first pass of its kind is only performed, and scratch memory grows as it needs; the second
     /// is recorded too; the others are what was recorded.
     template <class Body>
     bool perform(const Pass& pass, Body&& body) {
-        static_cast<void>(bring(pass.position, recorded_place));
+        Positions positions = none();
+        positions.front() = pass.position;
+        static_cast<void>(bring(positions, recorded_place));
         const Kind kind{pass.model, pass.tokens, pass.logits};
         const auto found = passes_.find(kind);
         if (found == passes_.end()) {
@@ -71,32 +77,41 @@ class CudaWorkspace {
     /// The model, the tokens and the logits of a pass. What holds the model's pointer keeps it from naming another.
     using Kind = std::tuple<std::shared_ptr<const void>, Index, Index>;
 
-    static constexpr Index most_positions = 64;
+    /// Of the runs of one verb; -1 where there are fewer.
+    using Positions = std::array<Index, most_sequences>;
+
+    static constexpr Index most_places = 16;
     static constexpr Index recorded_place = 0;  // the first that is searched: where recorded passes read
 
     CudaWorkspace(const std::shared_ptr<cuda::Gpu>& gpu, const cuda::CurrentGpu&)
-        : scratch_(Allocate{gpu}), position_memory_(gpu, most_positions) {
-        positions_.fill(-1);
+        : scratch_(Allocate{gpu}), position_memory_(gpu, most_places * Index{most_sequences}) {
+        held_.fill(none());
     }
 
-    [[nodiscard]] const Index* place(Index i) const { return position_memory_.data() + i; }
+    static Positions none() {
+        Positions positions;
+        positions.fill(-1);
+        return positions;
+    }
 
-    /// Makes it the position at place i.
-    const Index* bring(Index position, Index i) {
-        Index& held = positions_[static_cast<std::size_t>(i)];
-        if (held != position)
-            MISTRAL_CUDA(cudaMemcpyAsync(position_memory_.data() + i, &position, sizeof(position),
-                                         cudaMemcpyHostToDevice, stream()));
-        held = position;
+    [[nodiscard]] Index* place(Index i) { return position_memory_.data() + i * Index{most_sequences}; }
+
+    /// Makes them the positions at place i.
+    const Index* bring(const Positions& positions, Index i) {
+        Positions& held = held_[static_cast<std::size_t>(i)];
+        if (held != positions)
+            MISTRAL_CUDA(
+                cudaMemcpyAsync(place(i), positions.data(), sizeof(positions), cudaMemcpyHostToDevice, stream()));
+        held = positions;
         return place(i);
     }
 
     BasicWorkspace<DeviceBuffer<std::byte>, Allocate> scratch_;
-    DeviceBuffer<Index> position_memory_;                       // [most_positions]
-    std::array<Index, std::size_t{most_positions}> positions_;  // what it holds; -1 is none
-    Index last_brought_ = 0;                                    // the place, recorded_place aside
-    std::map<Kind, cuda::RecordedPass> passes_;                 // of kinds that were performed, recorded or not yet
-    cuda::Stream stream_;                                       // the last, so that it waits before anything else goes
+    DeviceBuffer<Index> position_memory_;                   // [most_places, most_sequences]
+    std::array<Positions, std::size_t{most_places}> held_;  // what it holds
+    Index last_brought_ = 0;                                // the place, recorded_place aside
+    std::map<Kind, cuda::RecordedPass> passes_;             // of kinds that were performed, recorded or not yet
+    cuda::Stream stream_;                                   // the last, so that it waits before anything else goes
 };
 
 }  // namespace mistral

@@ -89,9 +89,10 @@ void multiply(cudaStream_t, MatrixView<const float> x, std::span<const WeightsFo
 template <QuantizedScalar Q>
 void dequantize(cudaStream_t, QuantizedView<Q> weights, MatrixView<bfloat16> out);
 
-/// x [tokens, heads * head_dim] in place, of the positions from *position on. frequencies [head_dim / 2].
-void rotate(cudaStream_t, MatrixView<float> x, const Index* position, const float* frequencies, Index head_dim,
-            RotaryPairing);
+/// x [tokens, heads * head_dim] in place. positions [runs], in the device's memory, take the place of the runs' own.
+/// frequencies [head_dim / 2].
+void rotate(cudaStream_t, MatrixView<float> x, std::span<const TokenRun> runs, const Index* positions,
+            const float* frequencies, Index head_dim, RotaryPairing);
 
 /// For C = float, half, bfloat16: x rounded to nearest, ties to even, for products with many tokens.
 template <class C>
@@ -102,31 +103,31 @@ template <class C>
 void convert(cudaStream_t, MatrixView<const float> keys, MatrixView<const float> values, MatrixView<C> cached_keys,
              MatrixView<C> cached_values);
 
-/// For C = float, half, bfloat16: position p goes to slot p mod capacity, for the positions from *position on. Of more
-/// than `capacity` rows the newest are kept.
+/// For C = float, half, bfloat16: position p goes to slot p mod capacity. Of more than `capacity` rows of a run the
+/// newest are kept. positions [runs], in the device's memory, take the place of the runs' own.
 template <class C>
-void append(cudaStream_t, MatrixView<const C> keys, MatrixView<const C> values, const Index* position,
-            KeyValueStore<C> store);
+void append(cudaStream_t, MatrixView<const C> keys, MatrixView<const C> values, std::span<const CachedRun<C>> runs,
+            const Index* positions);
 
-/// Attention of a chunk of queries, whose first stands at *position.
+/// Attention of several sequences.
 template <class C>
 struct Attention {
     MatrixView<const float> queries;  ///< [tokens, query_heads * head_dim]
-    const Index* position = nullptr;
-    /// Position p before *position is in slot p mod capacity, as far as the windows of the queries go back.
-    KeyValueStore<C> cache;
-    MatrixView<const C> keys;    ///< of the chunk itself, [tokens, kv_heads * head_dim]
-    MatrixView<const C> values;  ///< likewise
+    MatrixView<const C> keys;         ///< of the same tokens, [tokens, kv_heads * head_dim]
+    MatrixView<const C> values;       ///< likewise
+    /// Position p before a run is in slot p mod capacity, as far as the windows of the queries go back.
+    std::span<const CachedRun<C>> runs;
+    const Index* positions = nullptr;  ///< [runs], in the device's memory: these count, and not the runs' own
     Shape shape;
     MatrixView<float> out;  ///< of the queries' shape
 };
 
-/// Bytes of scratch memory that `attend` wants for so many tokens over a cache of that capacity. For C as `attend`.
+/// Bytes of scratch memory that `attend` wants, whatever the positions are.
 template <class C>
-[[nodiscard]] Index attention_scratch(Index tokens, Index capacity, const Shape& shape);
+[[nodiscard]] Index attention_scratch(std::span<const CachedRun<C>> runs, const Shape& shape);
 
-/// For C = float, half, bfloat16. On tensor cores for more than 16 tokens where C has 16 bits, head_dim is 64 or 128,
-/// and rows of keys and values begin at multiples of 16 bytes. Throws Error where head_dim exceeds 256.
+/// For C = float, half, bfloat16. Runs of more than 16 tokens on tensor cores where C has 16 bits, head_dim is 64 or
+/// 128, and rows of keys and values begin at multiples of 16 bytes. Throws Error where head_dim exceeds 256.
 template <class C>
 void attend(cudaStream_t, const Attention<C>& attention, std::byte* scratch);
 

@@ -13,13 +13,21 @@ namespace mistral::cuda {
 
 /// The tokens of one launch, and where it writes what the ranges come to: [tokens * query_heads, ranges,
 /// partial_floats].
+template <class C>
 struct RangeLaunch {
-    Index first_token;
-    int tokens;
-    int ranges;
-    float* partials;
-    bool aligned;  ///< whether rows of keys and values are whole chunks, and lie where chunks can be loaded
+    RunPart<C> parts[most_sequences];
+    int count = 0;
+    int tokens = 0;
+    int ranges = 0;
+    float* partials = nullptr;
+    bool aligned = false;  ///< whether rows of keys and values are whole chunks, and lie where chunks can be loaded
 
+    /// The part whose token this is.
+    [[nodiscard]] __device__ int part_of(int token) const {
+        int part = 0;
+        while (part + 1 < count && parts[part + 1].first_in_launch <= token) ++part;
+        return part;
+    }
     [[nodiscard]] __device__ float* partial(Index query, Index range, int head_dim) const {
         return partials + (query * ranges + range) * RangeBlocks{.head_dim = head_dim}.partial_floats();
     }
@@ -28,7 +36,7 @@ struct RangeLaunch {
 /// Merges what the ranges that a query sees come to: a block for each query, a thread for each element.
 template <class C>
 __global__ void __launch_bounds__(RangeBlocks::threads)
-    merge_ranges(const AttentionArguments<C> arguments, const RangeLaunch launch, int query_heads) {
+    merge_ranges(const AttentionArguments<C> arguments, const RangeLaunch<C> launch, int query_heads) {
     constexpr int threads = RangeBlocks::threads;
     constexpr Index keys = RangeBlocks{sizeof(C), 0}.keys();
     static __shared__ float maxima[threads];
@@ -36,10 +44,11 @@ __global__ void __launch_bounds__(RangeBlocks::threads)
     static __shared__ float totals[threads];
     const int thread = static_cast<int>(threadIdx.x);
     const int head_dim = arguments.head_dim;
-    const AttentionHead<C> head(arguments, 0);
     const int query = static_cast<int>(blockIdx.x);
-    const Index token = launch.first_token + query / query_heads;
-    const Index first = head.first_visible(token) / keys - head.first_visible(launch.first_token) / keys;
+    const RunPart<C> part = launch.parts[launch.part_of(query / query_heads)];
+    const AttentionHead<C> head(arguments, part, 0);
+    const Index token = part.first_token + query / query_heads - part.first_in_launch;
+    const Index first = head.first_visible(token) / keys - head.first_visible(part.first_token) / keys;
     const int count = static_cast<int>(head.last_visible(token) / keys - head.first_visible(token) / keys) + 1;
 
     const auto partial = [&](int range) { return launch.partial(query, first + range, head_dim); };
@@ -75,7 +84,7 @@ __global__ void __launch_bounds__(RangeBlocks::threads)
         __syncthreads();
     }
     const float normaliser = 1 / total;
-    float* const out = arguments.out + token * arguments.out_stride + query % query_heads * head_dim;
+    float* const out = arguments.out + (part.row + token) * arguments.out_stride + query % query_heads * head_dim;
 #pragma unroll
     for (int i = 0; i < dims; ++i)
         if (thread + i * threads < head_dim) out[thread + i * threads] = sums[i] * normaliser;

@@ -26,16 +26,18 @@ struct alignas(bytes) RowChunk {
     C elements[size];
 };
 
-/// One block's work on its range. A fixed head_dim is for rows of whole chunks that lie where chunks can be loaded; in
-/// what is compiled for it, addresses cost little.
+/// One block's work on its range of a part's keys. A fixed head_dim is for rows of whole chunks that lie where chunks
+/// can be loaded; in what is compiled for it, addresses cost little.
 template <class C, int fixed_head_dim>
 class RangeAttention {
   public:
-    __device__ RangeAttention(const AttentionArguments<C>& arguments, const RangeLaunch& launch, std::byte* shared)
+    __device__ RangeAttention(const AttentionArguments<C>& arguments, const RangeLaunch<C>& launch,
+                              const RunPart<C>& part, std::byte* shared)
         : arguments_(arguments),
           launch_(launch),
-          head_(arguments, blockIdx.y),
-          first_key_((head_.first_visible(launch.first_token) / keys + blockIdx.x) * keys),
+          part_(part),
+          head_(arguments, part, blockIdx.y),
+          first_key_((head_.first_visible(part.first_token) / keys + blockIdx.x) * keys),
           keys_(shared),
           values_(keys_ + keys * row_stride()),
           queries_(reinterpret_cast<float*>(values_ + keys * row_stride())),
@@ -45,7 +47,7 @@ class RangeAttention {
     __device__ void run() const {
         if (first_key_ > last_visible()) return;
         load();
-        const int count = launch_.tokens * arguments_.group;
+        const int count = part_.tokens * arguments_.group;
         for (int first = 0; first < count; first += Blocks::queries) {
             load_queries(first, count);
             if (first == 0) __pipeline_wait_prior(1);  // the values may still be under way
@@ -74,12 +76,12 @@ class RangeAttention {
 
     static __device__ int thread() { return static_cast<int>(threadIdx.x); }
     [[nodiscard]] __device__ Index last_visible() const {
-        return head_.last_visible(launch_.first_token + launch_.tokens - 1);
+        return head_.last_visible(part_.first_token + part_.tokens - 1);
     }
 
     /// The range's rows that any query sees, first all keys, then all values.
     __device__ void load() const {
-        const Index first = head_.first_visible(launch_.first_token);
+        const Index first = head_.first_visible(part_.first_token);
         load_rows(keys_, head_.keys(first_key_, keys, first, last_visible()));
         __pipeline_commit();
         load_rows(values_, head_.values(first_key_, keys, first, last_visible()));
@@ -111,7 +113,7 @@ class RangeAttention {
     }
 
     /// A query is one of the heads that share the key/value head, of one token.
-    [[nodiscard]] __device__ Index token_of(int query) const { return launch_.first_token + query / arguments_.group; }
+    [[nodiscard]] __device__ Index token_of(int query) const { return part_.first_token + query / arguments_.group; }
     [[nodiscard]] __device__ int head_of(int query) const {
         return static_cast<int>(blockIdx.y) * arguments_.group + query % arguments_.group;
     }
@@ -120,8 +122,8 @@ class RangeAttention {
 #pragma unroll
         for (int q = 0; q < Blocks::queries; ++q) {
             const int query = first + q < count ? first + q : count - 1;
-            const float* const row =
-                arguments_.queries + token_of(query) * arguments_.query_stride + head_of(query) * head_dim();
+            const float* const row = arguments_.queries + (part_.row + token_of(query)) * arguments_.query_stride +
+                                     head_of(query) * head_dim();
             for (int column = thread(); column < query_floats(); column += Blocks::threads)
                 queries_[q * query_floats() + column] = column < head_dim() ? arguments_.scale * row[column] : 0.0f;
         }
@@ -221,11 +223,13 @@ class RangeAttention {
 
     [[nodiscard]] __device__ float* partial_of(int query) const {
         const Index heads = Index{gridDim.y} * arguments_.group;
-        return launch_.partial((query / arguments_.group) * heads + head_of(query), blockIdx.x, head_dim());
+        const int token = part_.first_in_launch + query / arguments_.group;
+        return launch_.partial(token * heads + head_of(query), blockIdx.x, head_dim());
     }
 
     const AttentionArguments<C>& arguments_;
-    const RangeLaunch& launch_;
+    const RangeLaunch<C>& launch_;
+    const RunPart<C>& part_;
     AttentionHead<C> head_;
     Index first_key_;
     std::byte* keys_;    // [keys], row_stride() bytes apart
@@ -237,9 +241,10 @@ class RangeAttention {
 
 template <class C, int fixed_head_dim>
 __global__ void __launch_bounds__(RangeBlocks::threads, RangeBlocks::per_multiprocessor)
-    attend_range(const AttentionArguments<C> arguments, const RangeLaunch launch) {
+    attend_range(const AttentionArguments<C> arguments, const RangeLaunch<C> launch) {
     alignas(16) extern __shared__ std::byte dynamic_shared[];
-    RangeAttention<C, fixed_head_dim>(arguments, launch, dynamic_shared).run();
+    const RunPart<C> part = launch.parts[blockIdx.z];
+    RangeAttention<C, fixed_head_dim>(arguments, launch, part, dynamic_shared).run();
 }
 
 /// Whether every row of keys and values is of whole chunks, and begins where a chunk can be loaded.
@@ -249,28 +254,64 @@ template <class C>
     const auto aligned = [](const void* data, Index stride) {
         return reinterpret_cast<std::uintptr_t>(data) % bytes == 0 && stride * Index{sizeof(C)} % bytes == 0;
     };
-    return aligned(attention.cache.keys, attention.shape.head_dim) &&
-           aligned(attention.cache.values, attention.shape.head_dim) &&
-           aligned(attention.keys.data(), attention.keys.stride()) &&
-           aligned(attention.values.data(), attention.values.stride());
+    return aligned(attention.keys.data(), attention.keys.stride()) &&
+           aligned(attention.values.data(), attention.values.stride()) &&
+           std::all_of(attention.runs.begin(), attention.runs.end(), [&](const CachedRun<C>& run) {
+               return aligned(run.store.keys, run.store.row_size) && aligned(run.store.values, run.store.row_size);
+           });
 }
 
+/// Puts the attention of runs on a stream, of several in one launch.
 template <class C>
-void attend_ranges(cudaStream_t stream, const Attention<C>& attention, float* partials) {
-    const Shape& shape = attention.shape;
-    const RangeBlocks blocks{sizeof(C), shape.head_dim};
-    const AttentionArguments<C> arguments(attention);
-    const bool aligned = rows_are_aligned(attention);
-    for (Index first = 0; first < attention.queries.rows(); first += RangeBlocks::tokens) {
-        const Index tokens = std::min(RangeBlocks::tokens, attention.queries.rows() - first);
-        const Index ranges = blocks.ranges(first, tokens, attention.cache.capacity, shape.window);
-        const RangeLaunch range_launch{first, static_cast<int>(tokens), static_cast<int>(ranges), partials, aligned};
-        launch(aligned && shape.head_dim == 128 ? attend_range<C, 128> : attend_range<C, Dynamic>,
-               dim3(static_cast<unsigned>(ranges), static_cast<unsigned>(shape.kv_heads)), RangeBlocks::threads,
-               static_cast<std::size_t>(blocks.shared_bytes()), stream, arguments, range_launch);
-        launch(merge_ranges<C>, static_cast<unsigned>(tokens * shape.query_heads), RangeBlocks::threads, 0, stream,
-               arguments, range_launch, static_cast<int>(shape.query_heads));
+class RangeLaunches {
+  public:
+    RangeLaunches(cudaStream_t stream, const Attention<C>& attention, bool aligned, float* partials)
+        : stream_(stream),
+          arguments_(attention),
+          shape_(attention.shape),
+          blocks_{sizeof(C), attention.shape.head_dim} {
+        launch_.partials = partials;
+        launch_.aligned = aligned;
     }
-}
+
+    /// In parts of so many tokens as a block takes.
+    void add(const RunPart<C>& run) {
+        constexpr int most = int{RangeBlocks::tokens};
+        for (int first = 0; first < run.tokens; first += most) {
+            RunPart<C> part = run;
+            part.first_token = first;
+            part.tokens = std::min(most, run.tokens - first);
+            add_part(part);
+        }
+    }
+
+    /// Launches what has been added.
+    void run() {
+        if (launch_.count == 0) return;
+        launch(launch_.aligned && shape_.head_dim == 128 ? attend_range<C, 128> : attend_range<C, Dynamic>,
+               dim3(static_cast<unsigned>(launch_.ranges), static_cast<unsigned>(shape_.kv_heads),
+                    static_cast<unsigned>(launch_.count)),
+               RangeBlocks::threads, static_cast<std::size_t>(blocks_.shared_bytes()), stream_, arguments_, launch_);
+        launch(merge_ranges<C>, static_cast<unsigned>(launch_.tokens * shape_.query_heads), RangeBlocks::threads, 0,
+               stream_, arguments_, launch_, static_cast<int>(shape_.query_heads));
+        launch_.count = launch_.tokens = launch_.ranges = 0;
+    }
+
+  private:
+    void add_part(RunPart<C> part) {
+        if (launch_.count == int{most_sequences} || launch_.tokens + part.tokens > RangeBlocks::rows) run();
+        const Index ranges = blocks_.ranges(part.first_token, part.tokens, part.capacity, shape_.window);
+        part.first_in_launch = launch_.tokens;
+        launch_.parts[launch_.count++] = part;
+        launch_.tokens += part.tokens;
+        launch_.ranges = std::max(launch_.ranges, static_cast<int>(ranges));
+    }
+
+    cudaStream_t stream_;
+    AttentionArguments<C> arguments_;
+    Shape shape_;
+    RangeBlocks blocks_;
+    RangeLaunch<C> launch_;
+};
 
 }  // namespace mistral::cuda

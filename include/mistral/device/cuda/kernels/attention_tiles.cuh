@@ -47,11 +47,12 @@ struct alignas(16) VisibleKeys {
 template <class C, int head_dim>
 class TileAttention {
   public:
-    __device__ TileAttention(const AttentionArguments<C>& arguments, int tokens, std::byte* shared)
+    __device__ TileAttention(const AttentionArguments<C>& arguments, const RunPart<C>& run, std::byte* shared)
         : arguments_(arguments),
-          head_(arguments, blockIdx.y),
+          first_row_(run.row),
+          head_(arguments, run, blockIdx.y),
           first_query_(static_cast<int>(gridDim.x - 1 - blockIdx.x) * Blocks::queries),
-          queries_(tokens * arguments.group),
+          queries_(run.tokens * arguments.group),
           first_token_(first_query_ / arguments.group),
           last_token_(query_of(Blocks::queries - 1) / arguments.group),
           query_tile_{shared},
@@ -119,8 +120,9 @@ class TileAttention {
             const int row = i / pairs;
             const int pair = i % pairs;
             const int query = query_of(row);
-            const float* const elements =
-                arguments_.queries + token_of(query) * arguments_.query_stride + column_of(query) + 2 * pair;
+            const float* const elements = arguments_.queries +
+                                          (first_row_ + token_of(query)) * arguments_.query_stride + column_of(query) +
+                                          2 * pair;
             *reinterpret_cast<unsigned*>(query_tile_.data + Tile::offset(row, pair / 4) + pair % 4 * 4) =
                 round_pair<C>(elements[0] * arguments_.scale, elements[1] * arguments_.scale);
         }
@@ -282,7 +284,8 @@ class TileAttention {
                 const float normaliser = 1 / total;
                 const int query = first_query_ + warp_row() + f * 16 + h * 8 + lane() / 4;
                 if (query >= queries_) continue;
-                float* const out = arguments_.out + token_of(query) * arguments_.out_stride + column_of(query);
+                float* const out =
+                    arguments_.out + (first_row_ + token_of(query)) * arguments_.out_stride + column_of(query);
 #pragma unroll
                 for (int d = 0; d < dim_octets; ++d)
 #pragma unroll
@@ -291,6 +294,7 @@ class TileAttention {
     }
 
     const AttentionArguments<C>& arguments_;
+    int first_row_;  // of the run
     AttentionHead<C> head_;
     int first_query_;  // of all that share the key/value head
     int queries_;
@@ -310,21 +314,19 @@ class TileAttention {
 
 template <class C, int head_dim>
 __global__ void __launch_bounds__(TileBlocks::threads)
-    attend_tile(const AttentionArguments<C> arguments, const int tokens) {
+    attend_tile(const AttentionArguments<C> arguments, const RunPart<C> run) {
     alignas(16) extern __shared__ std::byte dynamic_shared[];
-    TileAttention<C, head_dim>(arguments, tokens, dynamic_shared).run();
+    TileAttention<C, head_dim>(arguments, run, dynamic_shared).run();
 }
 
 template <class C>
-void attend_tiles(cudaStream_t stream, const Attention<C>& attention) {
+void attend_tiles(cudaStream_t stream, const Attention<C>& attention, const RunPart<C>& run) {
     const Shape& shape = attention.shape;
     const TileBlocks blocks{shape.head_dim};
-    const Index tokens = attention.queries.rows();
-    const Index tiles = TileBlocks::tiles(tokens, shape.group());
+    const Index tiles = TileBlocks::tiles(run.tokens, shape.group());
     launch(shape.head_dim == 64 ? attend_tile<C, 64> : attend_tile<C, 128>,
            dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(shape.kv_heads)), TileBlocks::threads,
-           static_cast<std::size_t>(blocks.shared_bytes()), stream, AttentionArguments<C>(attention),
-           static_cast<int>(tokens));
+           static_cast<std::size_t>(blocks.shared_bytes()), stream, AttentionArguments<C>(attention), run);
 }
 
 }  // namespace mistral::cuda

@@ -3,7 +3,12 @@
 #include <mistral/device/cuda/kernels.hpp>
 #include <mistral/device/cuda/kernels/elements.cuh>
 #include <mistral/device/cuda/kernels/launch.cuh>
+#include <mistral/device/cuda/kernels/rows_of_runs.cuh>
 #include <mistral/device/cuda/launch_shapes.hpp>
+#include <mistral/device/device.hpp>
+
+#include <cstddef>
+#include <span>
 
 /// What is done to single elements of matrices: a struct for each such operation, and one kernel for all of them.
 namespace mistral::cuda {
@@ -123,22 +128,24 @@ void swiglu(cudaStream_t stream, MatrixView<const float> gate, MatrixView<const 
     launch_for_elements(stream, out.rows(), out.cols(), aligned, Swiglu{gate, up, out});
 }
 
-/// Row r of what is done is row first + r of the chunk.
 template <class C>
 struct Append {
     Rows<const C> keys;
     Rows<const C> values;
-    const Index* position;
-    KeyValueStore<C> store;
-    Index first;
+    RowsOfRuns runs;
+    KeyValueStore<C> stores[most_sequences];
 
     template <int width>
     __device__ __forceinline__ void apply(Index row, Index col) const {
+        const auto token = static_cast<int>(row);
+        const int run = runs.run_of(token);
+        const KeyValueStore<C> store = stores[run];
+        if (runs.first_rows[run + 1] - token > store.capacity) return;  // newer ones take its slot
         const Index head = static_cast<unsigned>(col) / static_cast<unsigned>(store.row_size);
-        const Index slot = (*position + first + row) % store.capacity;
+        const Index slot = runs.position_of(token, run) % store.capacity;
         const Index to = (head * store.capacity + slot) * store.row_size + (col - head * store.row_size);
-        copy<width>(keys[first + row] + col, store.keys + to);
-        copy<width>(values[first + row] + col, store.values + to);
+        copy<width>(keys[row] + col, store.keys + to);
+        copy<width>(values[row] + col, store.values + to);
     }
 
   private:
@@ -152,17 +159,19 @@ struct Append {
 };
 
 template <class C>
-void append(cudaStream_t stream, MatrixView<const C> keys, MatrixView<const C> values, const Index* position,
-            KeyValueStore<C> store) {
-    const auto rows_of = [&store](C* data) {
-        return MatrixView<C>(data, store.kv_heads * store.capacity, store.row_size);
-    };
-    const bool aligned = is_aligned(keys, elementwise_width) && is_aligned(values, elementwise_width) &&
-                         is_aligned(rows_of(store.keys), elementwise_width) &&
-                         is_aligned(rows_of(store.values), elementwise_width);
-    const Index rows = std::min(keys.rows(), store.capacity);
-    launch_for_elements(stream, rows, keys.cols(), aligned,
-                        Append<C>{keys, values, position, store, keys.rows() - rows});
+void append(cudaStream_t stream, MatrixView<const C> keys, MatrixView<const C> values,
+            std::span<const CachedRun<C>> runs, const Index* positions) {
+    Append<C> operation{.keys = keys, .values = values, .runs = {runs, positions}, .stores = {}};
+    bool aligned = is_aligned(keys, elementwise_width) && is_aligned(values, elementwise_width);
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+        const KeyValueStore<C>& store = operation.stores[i] = runs[i].store;
+        const auto rows = [&store](C* data) {
+            return MatrixView<C>(data, store.kv_heads * store.capacity, store.row_size);
+        };
+        aligned = aligned && is_aligned(rows(store.keys), elementwise_width) &&
+                  is_aligned(rows(store.values), elementwise_width);
+    }
+    launch_for_elements(stream, keys.rows(), keys.cols(), aligned, operation);
 }
 
 }  // namespace mistral::cuda

@@ -4,9 +4,11 @@
 #include <mistral/device/cuda/kernels.hpp>
 #include <mistral/device/cuda/kernels/elements.cuh>
 #include <mistral/device/cuda/kernels/launch.cuh>
+#include <mistral/device/cuda/kernels/rows_of_runs.cuh>
 #include <mistral/device/cuda/launch_shapes.hpp>
 
 #include <cstddef>
+#include <span>
 
 namespace mistral::cuda {
 
@@ -17,10 +19,11 @@ alignas(16) extern __shared__ std::byte dynamic_shared[];
 /// trained with; its sine and cosine are exact to the last digit but one, whatever the position, and computed once for
 /// these heads, in dynamic shared memory [pairs].
 __global__ static void __launch_bounds__(1024)
-    turn_pairs(Rows<float> x, const Index* position, const float* frequencies, int heads, int heads_of_block, int pairs,
-               bool halves) {
+    turn_pairs(Rows<float> x, const __grid_constant__ RowsOfRuns runs, const float* frequencies, int heads,
+               int heads_of_block, int pairs, bool halves) {
     auto* const turns = reinterpret_cast<float2*>(dynamic_shared);
-    const auto place = static_cast<float>(*position + blockIdx.x);
+    const int token = static_cast<int>(blockIdx.x);
+    const auto place = static_cast<float>(runs.position_of(token, runs.run_of(token)));
     for (int i = static_cast<int>(threadIdx.x); i < pairs; i += static_cast<int>(blockDim.x)) {
         double sine, cosine;
         sincos(static_cast<double>(__fmul_rn(place, frequencies[i])), &sine, &cosine);
@@ -29,7 +32,7 @@ __global__ static void __launch_bounds__(1024)
     __syncthreads();
     const int first_head = static_cast<int>(blockIdx.y) * heads_of_block;
     const int last_head = min(first_head + heads_of_block, heads);
-    float* const row = x[blockIdx.x];
+    float* const row = x[token];
     const auto first_pair = first_head * pairs + static_cast<int>(threadIdx.x);
     for (int i = first_pair; i < last_head * pairs; i += static_cast<int>(blockDim.x)) {
         const int pair = i % pairs;
@@ -43,8 +46,8 @@ __global__ static void __launch_bounds__(1024)
     }
 }
 
-void rotate(cudaStream_t stream, MatrixView<float> x, const Index* position, const float* frequencies, Index head_dim,
-            RotaryPairing pairing) {
+void rotate(cudaStream_t stream, MatrixView<float> x, std::span<const TokenRun> runs, const Index* positions,
+            const float* frequencies, Index head_dim, RotaryPairing pairing) {
     if (x.rows() == 0 || x.cols() == 0) return;
     const Index pairs = head_dim / 2;
     const Index heads = x.cols() / head_dim;
@@ -52,8 +55,8 @@ void rotate(cudaStream_t stream, MatrixView<float> x, const Index* position, con
     const Index heads_of_block = divide_up(heads, blocks);
     launch(turn_pairs, {static_cast<unsigned>(x.rows()), static_cast<unsigned>(blocks)},
            rotary_threads(heads_of_block * pairs), static_cast<std::size_t>(pairs) * sizeof(float2), stream, x,
-           position, frequencies, static_cast<int>(heads), static_cast<int>(heads_of_block), static_cast<int>(pairs),
-           pairing == RotaryPairing::halves);
+           RowsOfRuns(runs, positions), frequencies, static_cast<int>(heads), static_cast<int>(heads_of_block),
+           static_cast<int>(pairs), pairing == RotaryPairing::halves);
 }
 
 }  // namespace mistral::cuda
