@@ -30,6 +30,10 @@ foreach(architecture IN LISTS MISTRAL_CUDA_ARCHITECTURES)
 endforeach()
 list(GET MISTRAL_CUDA_ARCHITECTURES -1 mistral_newest)
 list(APPEND mistral_cuda_flags -gencode=arch=compute_${mistral_newest},code=compute_${mistral_newest})
+# Sums that lack registers would wait in slow memory: among the project's own builds, that is an error.
+if(PROJECT_IS_TOP_LEVEL)
+    list(APPEND mistral_cuda_flags -Xptxas=-warn-spills,-Werror)
+endif()
 # Warnings of Eigen's, and of functions that are meant for the host alone.
 list(APPEND mistral_cuda_flags -diag-suppress=20012,20014,554)
 
