@@ -8,6 +8,7 @@
 #include <mistral/model/rolling_kv_cache.hpp>
 
 #include <concepts>
+#include <cstddef>
 #include <utility>
 
 namespace mistral {
@@ -61,14 +62,20 @@ class SlidingWindowAttention {
         const auto for_each_run = [&](auto visit) {
             for_each_cache([&](auto& cache, Index tokens) { visit(cache.next_run(tokens)); });
         };
+        std::size_t done = 0;
         in_groups<CachedRun<C>>(for_each_run, [&](auto runs, Index first, Index tokens) {
             const auto rows = [=](const auto& matrix) { return matrix.middle_rows(first, tokens); };
             using Rows = MatrixView<const CachedElement<C>>;
             const Rows run_keys = rows(new_keys), run_values = rows(new_values);
             device_.template attend<C>(rows(queries), run_keys, run_values, runs, shape_, rows(out), workspace);
             device_.template append<C>(run_keys, run_values, runs, workspace);
+            // At once, so that where a later group fails, caches know what they have lost.
+            std::size_t i = 0;
+            for_each_cache([&](auto& cache, Index count) {
+                if (const std::size_t number = i++; done <= number && number < done + runs.size()) cache.advance(count);
+            });
+            done += runs.size();
         });
-        for_each_cache([](auto& cache, Index tokens) { cache.advance(tokens); });
     }
 
     /// The same for positions whose results nobody wants: appends their keys and values. Throws as forward.

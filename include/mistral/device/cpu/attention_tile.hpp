@@ -237,7 +237,7 @@ class AttentionTile {
     void add_values(const Piece<V>& piece, PartialAttention<A> result) const {
         Index column = 0;
         for (; column + 2 * vector <= width_; column += 2 * vector) add_columns<2>(piece, column, result);
-        if constexpr (std::same_as<V, A>)
+        if constexpr (WeightLanes<V, Architecture>::parts == 1)
             for (; column < width_; column += vector) add_columns<1>(piece, column, result);
     }
 
@@ -289,13 +289,14 @@ class AttentionTile {
     /// `vectors` vectors of values in packed order.
     template <int vectors, class V>
     [[nodiscard]] static auto load_values(const V* values) {
+        using Lanes = WeightLanes<V, Architecture>;
+        constexpr std::size_t parts = Lanes::parts;
+        static_assert(vectors % parts == 0);
         std::array<Vector, std::size_t{vectors}> loaded;
-        if constexpr (std::same_as<V, A>) {
-            unroll<loaded.size()>([&](auto v) { loaded[v] = Vector::load_unaligned(values + Index{v} * vector); });
-        } else {
-            static_assert(WeightLanes<V, Architecture>::parts == vectors);
-            loaded = WeightLanes<V, Architecture>::load(values);
-        }
+        unroll<loaded.size() / parts>([&](auto i) {
+            const auto step = Lanes::load(values + Index{i} * Lanes::step);
+            unroll<parts>([&](auto p) { loaded[i * parts + p] = step[p]; });
+        });
         return loaded;
     }
 

@@ -60,13 +60,13 @@ struct DotTile {
     }
 };
 
-/// The sizes of the register tile: as many sums as leave registers for the operands, which are fewer where weights are
-/// multiplied as they are.
+/// The sizes of the register tile: as many sums as leave registers for the operands, which are one vector or two.
 template <class S, class Architecture>
 struct TileSize {
     static constexpr bool many_registers = lanes<float, Architecture> >= 16;  // AVX-512 has 32, the others 16
-    static constexpr int tokens =
-        many_registers ? 6 : (std::same_as<typename WeightLanes<S, Architecture>::Packed, S> ? 3 : 2);
+    static constexpr bool one_vector =
+        sizeof(typename WeightLanes<S, Architecture>::Operand) == sizeof(Batch<Activation<S>, Architecture>);
+    static constexpr int tokens = many_registers ? 6 : one_vector ? 3 : 2;
 
     /// Weight rows beside so many tokens: the fewer tokens, the more rows, which are so many streams from memory.
     static constexpr int rows(int tokens) {
@@ -76,6 +76,8 @@ struct TileSize {
     /// Memory is all for one token, and gives one long stream the fastest. Vectors must be so large that a single sum
     /// keeps up, and the token so short that it stays in L1 meanwhile.
     static constexpr bool takes_single_rows(Index token_bytes) { return many_registers && token_bytes <= 16 * 1024; }
+    /// Whether rows are fetched before they are read. With vectors of half the size, hardware is faster by itself.
+    static constexpr bool fetches_ahead = many_registers;
     static constexpr int row_multiple = 24;  // holds whole tiles of any size
 };
 

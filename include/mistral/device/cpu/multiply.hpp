@@ -8,7 +8,6 @@
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/cpu/tasks.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
-#include <mistral/device/cpu/widened_block.hpp>
 #include <mistral/device/device.hpp>
 
 #include <algorithm>
@@ -38,33 +37,18 @@ void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x,
             pack<S, Architecture>(x.row(t), x.cols(), packed.row(t));
     });
 
-    const auto run = [&](Index tokens_per_task, Index row_multiple, auto block) {
-        const auto size = [&](const HostMatrix<S>& weights) {
-            return TaskSize(pool.threads(), x.rows(), tokens_per_task, weights.rows(),
-                            weights.view.stride() * static_cast<Index>(sizeof(S)), row_multiple);
-        };
-        const auto body = [&](const auto& product, Index worker, Index row, Index token, const TaskSize& task) {
-            assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
-            block(product, worker)
-                .run(row, std::min(product.weights.rows(), row + task.rows), token,
-                     std::min(x.rows(), token + task.tokens));
-        };
-        for_each_task(pool, products, size, body);
-    };
-    if constexpr (std::same_as<Packed, Activation<S>>) {
-        using Block = WidenedBlock<S, Architecture>;
-        if (x.rows() >= Block::least_tokens) {
-            const Index tokens = TaskSize::tokens_evenly(x.rows(), Block::most_tokens, Block::tile_tokens);
-            const auto scratch = frame.template matrix<Packed>(pool.threads(), Block::scratch_size(tokens));
-            return run(tokens, Block::row_multiple, [&](const auto& product, Index worker) {
-                return Block(product.weights.view, packed, product.out, update, scratch.row(worker));
-            });
-        }
-    }
     using Size = TileSize<S, Architecture>;
     const Index token_bytes = packed.cols() * static_cast<Index>(sizeof(Packed));
-    run(TaskSize::tokens_in_cache(token_bytes, Size::tokens), Size::row_multiple, [&](const auto& product, Index) {
-        return RowBlock<S, Architecture>(product.weights.view, packed, product.out, update);
+    const Index tokens = TaskSize::tokens_in_cache(token_bytes, Size::tokens);
+    const auto size = [&](const HostMatrix<S>& weights) {
+        return TaskSize(pool.threads(), x.rows(), tokens, weights.rows(),
+                        weights.view.stride() * static_cast<Index>(sizeof(S)), Size::row_multiple);
+    };
+    for_each_task(pool, products, size, [&](const auto& product, Index, Index row, Index token, const TaskSize& task) {
+        assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
+        RowBlock<S, Architecture>(product.weights.view, packed, product.out, update)
+            .run(row, std::min(product.weights.rows(), row + task.rows), token,
+                 std::min(x.rows(), token + task.tokens));
     });
 }
 

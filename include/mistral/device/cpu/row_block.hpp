@@ -50,16 +50,17 @@ class RowBlock {
         if (row < last_row) row_of_tiles<1, most>(row, first_token, tiles, large);
     }
 
-    /// `rows` rows with all tokens, of which the first `large` tiles have `most` and the others one fewer. The rows
-    /// that follow are fetched meanwhile, each tile a part of them: line by line beside the arithmetic of few tiles, at
-    /// once before that of many. One token alone is all memory: the hardware sees what comes next.
+    /// `rows` rows with all tokens, of which the first `large` tiles have `most` and the others one fewer. Where it
+    /// pays, the rows that follow are fetched meanwhile, each tile a part of them: line by line beside the arithmetic
+    /// of few tiles, at once before that of many. One token alone is all memory: the hardware sees what comes next.
     template <int rows, int most>
     void row_of_tiles(Index row, Index token, Index tiles, Index large) const {
-        const int lines_ahead = most == 1 || tiles > 2 ? 0 : static_cast<int>(rows / tiles);
+        constexpr bool fetches = TileSize<S, Architecture>::fetches_ahead && most > 1;
+        const int lines_ahead = !fetches || tiles > 2 ? 0 : static_cast<int>(rows / tiles);
         const Index bytes = rows * weights_.stride() * static_cast<Index>(sizeof(S));
         const auto* ahead = reinterpret_cast<const std::byte*>(weights_.row(row)) + bytes;
         for (Index i = 0; i < tiles; ++i, ahead += bytes / tiles) {
-            if (tiles > 2)
+            if (TileSize<S, Architecture>::fetches_ahead && tiles > 2)
                 for (Index offset = 0; offset < bytes / tiles; offset += cache_line) prefetch(ahead + offset);
             if (i < large) {
                 tile<rows, most>(row, token, ahead, lines_ahead);

@@ -214,6 +214,28 @@ struct WeightLanes<half, Architecture> : PairedLanes<Architecture> {
     }
 };
 
+#if defined(__F16C__)
+/// Where one instruction widens a vector of them, halves stay in their order.
+template <class Architecture>
+requires(lanes<float, Architecture> >= 8) struct WeightLanes<half, Architecture> {
+    using Packed = float;
+    using Operand = std::array<Batch<float, Architecture>, 1>;
+    static constexpr Index parts = 1;
+    static constexpr Index step = lanes<float, Architecture>;
+
+    static Operand load_packed(const float* x) { return {Batch<float, Architecture>::load_unaligned(x)}; }
+
+    static Operand load(const half* weights) {
+#if defined(__AVX512F__)
+        if constexpr (step == 16)
+            return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights)))};
+        else
+#endif
+            return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weights)))};
+    }
+};
+#endif
+
 /// `n`, rounded up to whole steps of S.
 template <class S, class Architecture>
 [[nodiscard]] constexpr Index padded_to_steps(Index n) {
