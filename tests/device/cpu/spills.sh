@@ -1,24 +1,24 @@
 #!/bin/sh
 # Looks into a program for what makes a register tile slow, and no other test sees: sums that the compiler keeps in
 # memory. Every innermost loop of 16 dot products or more may touch the stack with a whole register once in 8 of them.
-# Without instructions for dot products, the tiles for many tokens are looked at: loops of 10 that multiply and add.
+# Those of RowBlock may multiply and add instead, where there are no instructions for dot products, 10 times or more.
 #
 #   spills.sh PROGRAM      exits with 77 where there is nothing to look at
 set -eu
 
 command -v objdump >/dev/null || { echo "skipped: objdump is missing"; exit 77; }
 objdump -d --no-show-raw-insn "$1" | awk '
-    /^[0-9a-f]+ <.*>:$/ { name = $2; widened = /Widened/; count = 0; innermost_from = 0; split("", at); next }
+    /^[0-9a-f]+ <.*>:$/ { name = $2; rows = /RowBlock/; count = 0; innermost_from = 0; split("", at); next }
     $1 ~ /^[0-9a-f]+:$/ {
         at[substr($1, 1, length($1) - 1)] = ++count
-        is_dot[count] = $2 ~ (widened ? "^(vpmaddwd|vfmadd231ps)$" : "^(vpdpbusd|vdpbf16ps)$")
+        is_dot[count] = $2 ~ (rows ? "^(vpdpbusd|vdpbf16ps|vpmaddwd|vfmadd231ps)$" : "^(vpdpbusd|vdpbf16ps)$")
         is_spill[count] = /[yz]mm/ && /\(%r[sb]p/
         is_exit[count] = $2 ~ /^(call|ret)/  # which no such loop has: a jump back across one is only the order of code
         if ($2 ~ /^j/ && ($3 in at)) {
             dots = spills = exits = 0
             for (i = at[$3]; i <= count; ++i) { dots += is_dot[i]; spills += is_spill[i]; exits += is_exit[i] }
             if (exits > 0) next
-            if (at[$3] > innermost_from && dots >= (widened ? 10 : 16)) {
+            if (at[$3] > innermost_from && dots >= (rows ? 10 : 16)) {
                 ++loops
                 if (8 * spills > dots) {
                     ++bad

@@ -7,7 +7,6 @@
 #include <mistral/device/cpu/tasks.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
 #include <mistral/device/cpu/token_group.hpp>
-#include <mistral/device/cpu/widened_panels.hpp>
 #include <mistral/device/device.hpp>
 
 #include <algorithm>
@@ -32,38 +31,21 @@ void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Produ
     using Group = TokenGroup<bits, typename Lanes::Digit>;
     const auto tokens = frame.template matrix<Group>(x.rows(), groups_of(x.cols()) + 1);
     pool.for_each(x.rows(), [&](Index, Index t) noexcept { quantize_row(x.row(t), x.cols(), tokens.row(t)); });
-    const auto run = [&](Index tokens_per_task, auto body) {
-        const auto size = [&](const PackedMatrix<Q>& weights) {
-            return TaskSize(pool.threads(), x.rows(), tokens_per_task, weights.panels(), weights.panel_bytes(), 1);
-        };
-        for_each_task(pool, products, size,
-                      [&](const auto& product, Index worker, Index first, Index token, const TaskSize& task) {
-                          assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
-                          body(product, worker, first, std::min(product.weights.panels(), first + task.rows), token,
-                               std::min(x.rows(), token + task.tokens));
-                      });
-    };
-    if constexpr (WidensQuads<Lanes>) {
-        using Block = WidenedPanels<Q, Architecture, Group>;
-        if (x.rows() >= Block::least_tokens) {
-            const Index tokens_per_task = TaskSize::tokens_evenly(x.rows(), Block::most_tokens, Block::tile_tokens);
-            const auto scratch =
-                frame.template matrix<std::byte>(pool.threads(), Block::scratch_bytes(tokens_per_task));
-            return run(tokens_per_task,
-                       [&](const auto& product, Index worker, Index first, Index last, Index token, Index last_token) {
-                           const Block block(product.weights, tokens, product.out, update, scratch.row(worker));
-                           for (Index panel = first; panel < last; ++panel) block.run(panel, token, last_token);
-                       });
-        }
-    }
-    constexpr Index token_multiple = 12;  // of the tokens of a tile
+
+    constexpr Index token_multiple = 24;  // of the tokens of any tile
     const Index token_bytes = tokens.cols() * static_cast<Index>(sizeof(Group));
-    run(TaskSize::tokens_in_cache(token_bytes, token_multiple),
-        [&](const auto& product, Index, Index first, Index last, Index token, Index last_token) {
-            const PanelBlock<Q, Architecture, Group> block(product.weights, tokens, product.out, update);
-            if (x.rows() == 1) return block.run_alone(first, last, 0);
-            for (Index panel = first; panel < last; ++panel) block.run(panel, token, last_token);
-        });
+    const Index tokens_per_task = TaskSize::tokens_in_cache(token_bytes, token_multiple);
+    const auto size = [&](const PackedMatrix<Q>& weights) {
+        return TaskSize(pool.threads(), x.rows(), tokens_per_task, weights.panels(), weights.panel_bytes(), 1);
+    };
+    for_each_task(pool, products, size, [&](const auto& product, Index first, Index token, const TaskSize& task) {
+        assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
+        const PanelBlock<Q, Architecture, Group> block(product.weights, tokens, product.out, update);
+        const Index last = std::min(product.weights.panels(), first + task.rows);
+        if (x.rows() == 1) return block.run_alone(first, last, 0);
+        for (Index panel = first; panel < last; ++panel)
+            block.run(panel, token, std::min(x.rows(), token + task.tokens));
+    });
 }
 
 }  // namespace mistral::cpu

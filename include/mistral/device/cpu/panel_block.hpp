@@ -37,7 +37,7 @@ class PanelBlock {
 
     /// The tokens in as few tiles as hold them, all about equally large.
     void run(Index panel, Index first_token, Index last_token) const {
-        constexpr Index most = Lanes::tokens(planes);
+        constexpr Index most = Lanes::template tokens<Q>(planes);
         const Index tokens = last_token - first_token;
         tiles_of<static_cast<int>(most)>(panel, first_token, tokens, divide_up(tokens, most));
     }

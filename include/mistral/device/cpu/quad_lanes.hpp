@@ -29,7 +29,10 @@ template <class Architecture>
 struct QuadLanes {
     using Digit = std::int8_t;
     static constexpr std::size_t vectors = 1;
-    static constexpr int tokens(int) { return 1; }                         // in a tile, by planes of digits
+    template <QuantizedScalar Q>
+    static constexpr int tokens(int) {  // in a tile, by planes of digits
+        return 1;
+    }
     static constexpr std::size_t vectors_at_once(int) { return vectors; }  // by tokens
     template <QuantizedScalar Q>
     static constexpr Index streams = 1;  // panels to read at the same time for one token
@@ -91,7 +94,10 @@ template <>
 struct QuadLanes<Avx512Dot> {
     using Digit = std::int8_t;
     static constexpr std::size_t vectors = 2;
-    static constexpr int tokens(int planes) { return planes == 2 ? 4 : 6; }  // of 32 registers, 24 hold sums
+    template <QuantizedScalar Q>
+    static constexpr int tokens(int planes) {  // of 32 registers, 24 hold sums
+        return planes == 2 ? 4 : 6;
+    }
     static constexpr std::size_t vectors_at_once(int) { return vectors; }
     template <QuantizedScalar Q>
     static constexpr Index streams = std::same_as<Q, Q4> ? 2 : 1;  // two where there is little to read between two sums
@@ -149,8 +155,13 @@ template <>
 struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
     using Digit = std::int16_t;
     static constexpr std::size_t vectors = 4;
-    static constexpr int tokens(int) { return 4; }  // of 16 registers, 8 hold products
-    static constexpr std::size_t vectors_at_once(int tokens) { return tokens <= 2 ? vectors : 2; }
+    template <QuantizedScalar Q>
+    static constexpr int tokens(int) {  // the more, the less often Q4 is unpacked
+        return std::same_as<Q, Q4> ? 8 : 4;
+    }
+    static constexpr std::size_t vectors_at_once(int tokens) {  // of 16 registers, 8 hold products
+        return tokens <= 2 ? vectors : tokens <= 4 ? 2 : 1;
+    }
     template <QuantizedScalar Q>
     static constexpr Index streams = 2;
     using Integers = __m256i;
@@ -200,7 +211,6 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
     static Floats multiply_add(Integers products, Floats scales, float scale, Floats sum) {
         return _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), _mm256_mul_ps(scales, _mm256_set1_ps(scale)), sum);
     }
-    static Floats load(const float* sums) { return _mm256_loadu_ps(sums); }
     static void store(Floats sums, float* to) { _mm256_storeu_ps(to, sums); }
 
   private:

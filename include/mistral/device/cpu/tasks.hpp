@@ -40,10 +40,6 @@ struct TaskSize {
 
     /// As many tokens as stay in a core's L2 while rows pass.
     static Index tokens_in_cache(Index token_bytes, Index multiple) { return fit(352 * 1024, token_bytes, multiple); }
-    /// At most so many tokens, and about as many in each task.
-    static Index tokens_evenly(Index all, Index most, Index multiple) {
-        return std::min(all, round_up(divide_up(all, divide_up(all, most)), multiple));
-    }
 
   private:
     static Index fit(Index bytes, Index each, Index multiple) {
@@ -51,8 +47,8 @@ struct TaskSize {
     }
 };
 
-/// Cuts each product into tasks, size(weights) telling how, and calls body(product, worker, first_row, first_token,
-/// size) for all of them, on the pool's threads.
+/// Cuts each product into tasks, size(weights) telling how, and calls body(product, first_row, first_token, size) for
+/// all of them, on the pool's threads.
 template <class M, class A, class Size, class Body>
 void for_each_task(ThreadPool& pool, std::span<const Product<M, A>> products, Size size, Body body) {
     assert(products.size() <= most_products);
@@ -62,11 +58,11 @@ void for_each_task(ThreadPool& pool, std::span<const Product<M, A>> products, Si
         sizes[i] = size(products[i].weights);
         tasks += sizes[i].count();
     }
-    pool.for_each(tasks, [&](Index worker, Index task) noexcept {
+    pool.for_each(tasks, [&](Index, Index task) noexcept {
         std::size_t i = 0;
         for (; task >= sizes[i].count(); ++i) task -= sizes[i].count();
-        body(products[i], worker, task / sizes[i].token_tasks * sizes[i].rows,
-             task % sizes[i].token_tasks * sizes[i].tokens, sizes[i]);
+        body(products[i], task / sizes[i].token_tasks * sizes[i].rows, task % sizes[i].token_tasks * sizes[i].tokens,
+             sizes[i]);
     });
 }
 
