@@ -58,7 +58,7 @@ class SlidingWindowAttention {
         expect("values", values, queries.rows(), shape_.kv_heads);
         for_each_cache([&](const auto& cache, Index tokens) { check(cache, tokens); });
         auto frame = workspace.frame();
-        const auto [new_keys, new_values] = rounded<C>(keys, values, frame, workspace);
+        const auto entries = rounded<C>(keys, values, frame, workspace);
         const auto for_each_run = [&](auto visit) {
             for_each_cache([&](auto& cache, Index tokens) { visit(cache.next_run(tokens)); });
         };
@@ -66,7 +66,7 @@ class SlidingWindowAttention {
         in_groups<CachedRun<C>>(for_each_run, [&](auto runs, Index first, Index tokens) {
             const auto rows = [=](const auto& matrix) { return matrix.middle_rows(first, tokens); };
             using Rows = MatrixView<const CachedElement<C>>;
-            const Rows run_keys = rows(new_keys), run_values = rows(new_values);
+            const Rows run_keys = rows(entries.first), run_values = rows(entries.second);
             device_.template attend<C>(rows(queries), run_keys, run_values, runs, shape_, rows(out), workspace);
             device_.template append<C>(run_keys, run_values, runs, workspace);
             // At once, so that where a later group fails, caches know what they have lost.

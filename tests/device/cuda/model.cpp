@@ -113,7 +113,7 @@ TEST_CASE("sequences in one pass cost no more launches than one does") {
         std::vector<TestSession> sessions(count, TestSession(model));
         std::vector<TestSession*> pointers;
         for (std::size_t i = 0; i < count; ++i) {
-            sessions[i].append(some_tokens(1 + i, model.config().vocab_size));
+            sessions[i].append(some_tokens(static_cast<Index>(1 + i), model.config().vocab_size));
             sessions[i].push(1);
             pointers.push_back(&sessions[i]);
         }
