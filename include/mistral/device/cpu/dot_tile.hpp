@@ -70,7 +70,7 @@ struct TileSize {
 
     /// Weight rows beside so many tokens: the fewer tokens, the more rows, which are so many streams from memory.
     static constexpr int rows(int tokens) {
-        if (many_registers && tokens == 4) return 6;
+        if (many_registers && (tokens == 4 || (tokens == 3 && !one_vector))) return 6;
         return tokens <= (many_registers ? 3 : 1) ? 8 : 4;
     }
     /// Memory is all for one token, and gives one long stream the fastest. Vectors must be so large that a single sum
