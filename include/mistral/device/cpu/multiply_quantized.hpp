@@ -32,7 +32,7 @@ void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Produ
     const auto tokens = frame.template matrix<Group>(x.rows(), groups_of(x.cols()) + 1);
     pool.for_each(x.rows(), [&](Index, Index t) noexcept { quantize_row(x.row(t), x.cols(), tokens.row(t)); });
 
-    constexpr Index token_multiple = 24;  // of the tokens of any tile
+    constexpr Index token_multiple = 12;  // a few tiles
     const Index token_bytes = tokens.cols() * static_cast<Index>(sizeof(Group));
     const Index tokens_per_task = TaskSize::tokens_in_cache(token_bytes, token_multiple);
     const auto size = [&](const PackedMatrix<Q>& weights) {
