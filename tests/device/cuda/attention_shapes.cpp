@@ -1,8 +1,10 @@
 #include <mistral/device/cuda/attention_shapes.hpp>
+#include <mistral/device/cuda/kernels.hpp>
 
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <span>
 
 namespace mistral::cuda {
 namespace {
@@ -63,6 +65,12 @@ TEST_CASE("scratch memory depends on a launch's tokens and on what they see") {
     CHECK(blocks.most_ranges(1, 4096, shape.window) == 65);
     CHECK(blocks.most_ranges(2000, 4096, shape.window) == 66);
     CHECK(blocks.scratch_bytes(1, shape.query_heads, 65) == 32 * 65 * 130 * 4);
+    const auto scratch = [&](Index tokens) {
+        const CachedRun<bfloat16> run{.tokens = tokens, .store = {.capacity = 4096}};
+        return attention_scratch(std::span(&run, 1), shape);
+    };
+    CHECK(scratch(1) == 32 * 65 * 130 * 4);
+    CHECK(scratch(2000) == RangeBlocks::rows * 32 * 66 * 130 * 4);
 }
 
 }  // namespace

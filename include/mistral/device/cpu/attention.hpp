@@ -8,6 +8,7 @@
 #include <mistral/device/cpu/attention_tile_avx512_dot.hpp>
 #include <mistral/device/cpu/key_value_run.hpp>
 #include <mistral/device/cpu/partial_attention.hpp>
+#include <mistral/device/cpu/tasks.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
 #include <mistral/device/device.hpp>
 
@@ -166,8 +167,9 @@ class PassAttention {
         auto frame = workspace.frame();
         const auto scratch = frame.template matrix<A>(pool.threads(), scratch_size);
         if (tiles == 1 && tasks < tasks_per_thread * pool.threads()) return run_spans(pool, scratch, frame);
-        for_each_task(pool, &Run::tasks,
-                      [&](std::size_t i, Index worker, Index task) { runs_[i].run(task, scratch.row(worker)); });
+        for_each_task(
+            pool, count_, [&](std::size_t i) { return runs_[i].tasks(); },
+            [&](std::size_t i, Index worker, Index task) { runs_[i].run(task, scratch.row(worker)); });
     }
 
   private:
@@ -178,23 +180,13 @@ class PassAttention {
         std::array<MatrixView<A>, most_sequences> parts;
         for (std::size_t i = 0; i < count_; ++i)
             parts[i] = frame.template matrix<A>(runs_[i].most_span_tasks(), runs_[i].partial_size());
-        for_each_task(pool, &Run::span_tasks, [&](std::size_t i, Index worker, Index task) {
+        const auto span_tasks = [&](std::size_t i) { return runs_[i].span_tasks(); };
+        const auto kv_heads = [&](std::size_t i) { return runs_[i].kv_heads(); };
+        for_each_task(pool, count_, span_tasks, [&](std::size_t i, Index worker, Index task) {
             runs_[i].run_span(task, scratch.row(worker), parts[i]);
         });
-        for_each_task(pool, &Run::kv_heads, [&](std::size_t i, Index worker, Index head) {
+        for_each_task(pool, count_, kv_heads, [&](std::size_t i, Index worker, Index head) {
             runs_[i].join_spans(head, scratch.row(worker), parts[i]);
-        });
-    }
-
-    /// Calls body(i, worker, task) for (runs_[i].*count)() tasks of each run.
-    template <class Body>
-    void for_each_task(ThreadPool& pool, Index (Run::*count)() const, Body body) const {
-        Index all = 0;
-        for (const Run& run : runs()) all += (run.*count)();
-        pool.for_each(all, [&](Index worker, Index task) noexcept {
-            std::size_t i = 0;
-            for (; task >= (runs_[i].*count)(); ++i) task -= (runs_[i].*count)();
-            body(i, worker, task);
         });
     }
 

@@ -5,7 +5,6 @@
 #include <mistral/device/cpu/simd.hpp>
 
 #include <array>
-#include <concepts>
 #include <cstddef>
 
 namespace mistral::cpu {

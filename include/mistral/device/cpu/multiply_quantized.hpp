@@ -38,14 +38,15 @@ void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Produ
     const auto size = [&](const PackedMatrix<Q>& weights) {
         return TaskSize(pool.threads(), x.rows(), tokens_per_task, weights.panels(), weights.panel_bytes(), 1);
     };
-    for_each_task(pool, products, size, [&](const auto& product, Index first, Index token, const TaskSize& task) {
-        assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
-        const PanelBlock<Q, Architecture, Group> block(product.weights, tokens, product.out, update);
-        const Index last = std::min(product.weights.panels(), first + task.rows);
-        if (x.rows() == 1) return block.run_alone(first, last, 0);
-        for (Index panel = first; panel < last; ++panel)
-            block.run(panel, token, std::min(x.rows(), token + task.tokens));
-    });
+    for_each_product_task(
+        pool, products, size, [&](const auto& product, Index first, Index token, const TaskSize& task) {
+            assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
+            const PanelBlock<Q, Architecture, Group> block(product.weights, tokens, product.out, update);
+            const Index last = std::min(product.weights.panels(), first + task.rows);
+            if (x.rows() == 1) return block.run_alone(first, last, 0);
+            for (Index panel = first; panel < last; ++panel)
+                block.run(panel, token, std::min(x.rows(), token + task.tokens));
+        });
 }
 
 }  // namespace mistral::cpu

@@ -190,6 +190,15 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
         widen(levels, pairs);
         return dot_pairs(pairs[1], x + 2, dot_pairs(pairs[0], x, sum));
     }
+    static Floats load_scales(const std::byte* scales) {
+        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
+    }
+    static Floats multiply_add(Integers products, Floats scales, float scale, Floats sum) {
+        return _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), _mm256_mul_ps(scales, _mm256_set1_ps(scale)), sum);
+    }
+    static void store(Floats sums, float* to) { _mm256_storeu_ps(to, sums); }
+
+  private:
     /// Bytes -> the pairs of even ones, the pairs of odd ones.
     static void widen(Quads levels, Quads (&pairs)[2]) {
         pairs[0] = _mm256_and_si256(levels, _mm256_set1_epi16(0xff));
@@ -205,15 +214,7 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
             : "x"(pairs), "x"(_mm256_set1_epi32(pair)));
         return sum;
     }
-    static Floats load_scales(const std::byte* scales) {
-        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
-    }
-    static Floats multiply_add(Integers products, Floats scales, float scale, Floats sum) {
-        return _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), _mm256_mul_ps(scales, _mm256_set1_ps(scale)), sum);
-    }
-    static void store(Floats sums, float* to) { _mm256_storeu_ps(to, sums); }
 
-  private:
     static __m256i levels() {
         return _mm256_broadcastsi128_si256(
             _mm_loadu_si128(reinterpret_cast<const __m128i*>(unsigned_q4_levels.data())));

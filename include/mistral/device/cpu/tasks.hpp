@@ -47,20 +47,28 @@ struct TaskSize {
     }
 };
 
+/// Calls body(item, worker, task) for count(item) tasks of each of so many items, on the pool's threads.
+template <class Count, class Body>
+void for_each_task(ThreadPool& pool, std::size_t items, Count count, Body body) {
+    Index tasks = 0;
+    for (std::size_t i = 0; i < items; ++i) tasks += count(i);
+    pool.for_each(tasks, [&](Index worker, Index task) noexcept {
+        std::size_t i = 0;
+        for (; task >= count(i); ++i) task -= count(i);
+        body(i, worker, task);
+    });
+}
+
 /// Cuts each product into tasks, size(weights) telling how, and calls body(product, first_row, first_token, size) for
 /// all of them, on the pool's threads.
 template <class M, class A, class Size, class Body>
-void for_each_task(ThreadPool& pool, std::span<const Product<M, A>> products, Size size, Body body) {
+void for_each_product_task(ThreadPool& pool, std::span<const Product<M, A>> products, Size size, Body body) {
     assert(products.size() <= most_products);
     std::array<TaskSize, most_products> sizes;
-    Index tasks = 0;
-    for (std::size_t i = 0; i < products.size(); ++i) {
-        sizes[i] = size(products[i].weights);
-        tasks += sizes[i].count();
-    }
-    pool.for_each(tasks, [&](Index, Index task) noexcept {
-        std::size_t i = 0;
-        for (; task >= sizes[i].count(); ++i) task -= sizes[i].count();
+    std::transform(products.begin(), products.end(), sizes.begin(),
+                   [&](const auto& product) { return size(product.weights); });
+    const auto count = [&](std::size_t i) { return sizes[i].count(); };
+    for_each_task(pool, products.size(), count, [&](std::size_t i, Index, Index task) {
         body(products[i], task / sizes[i].token_tasks * sizes[i].rows, task % sizes[i].token_tasks * sizes[i].tokens,
              sizes[i]);
     });
