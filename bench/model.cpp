@@ -180,6 +180,7 @@ void add_model() {
     if constexpr (mistral::QuantizedScalar<S>) {
         add_step<S>("/fast", ActivationPrecision::fast);
         add_prompt<S>("/fast", ActivationPrecision::fast);
+        add_prompt<S>("/balanced", ActivationPrecision::balanced);
     }
     add_step<S>("", ActivationPrecision::precise);
     add_batch<S>(8);

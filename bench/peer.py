@@ -43,11 +43,11 @@ FORMATS = {
         "decode": ["model/bfloat16/decode/position:0/window:4096"],
     },
     "Q8_0": {
-        "prefill": ["model/q8/prefill/tokens:512/fast"],
+        "prefill": ["model/q8/prefill/tokens:512/fast", "model/q8/prefill/tokens:512/balanced"],
         "decode": ["model/q8/decode/position:0/window:4096"],
     },
     "Q4_0": {
-        "prefill": ["model/q4/prefill/tokens:512/fast"],
+        "prefill": ["model/q4/prefill/tokens:512/fast", "model/q4/prefill/tokens:512/balanced"],
         "decode": ["model/q4/decode/position:0/window:4096"],
         "deep": [f"model/q4/decode/position:{DEEP}/window:4096", f"model/q4/decode/position:{DEEP}/window:0"],
     },

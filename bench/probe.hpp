@@ -2,6 +2,7 @@
 
 #include <mistral/base/aligned_buffer.hpp>
 #include <mistral/base/intrinsics.hpp>
+#include <mistral/device/cpu/amx.hpp>
 #include <mistral/device/cpu/instruction_set.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
@@ -28,7 +29,8 @@ using mistral::Index;
 struct Limits {
     double read_bandwidth = 0;  ///< bytes
     double float32 = 0;         ///< operations of fused multiply-add
-    double bfloat16 = 0;        ///< of dot products of bfloat16 pairs; float32's where there is no such instruction
+    double bfloat16 = 0;        ///< of products of bfloat16, by tiles where there are any; float32's where there is no
+                                ///< such instruction
     double integer = 0;         ///< of dot products of quadruples of 8 bits, with AVX2 pairs of 16; float32's likewise
 };
 
@@ -123,6 +125,27 @@ double peak(mistral::ThreadPool& pool, Index operations, Vector zero, Step step)
     return static_cast<double>(tasks * steps * static_cast<Index>(sums_at_once) * operations) / seconds;
 }
 
+#if defined(MISTRAL_HAS_AVX512_DOT)
+/// The same of tiles of 16 tokens and 16 outputs.
+inline double peak_of_tiles(mistral::ThreadPool& pool) {
+    constexpr Index steps = 20000, tiles = 4, operations = 2 * 16 * 16 * 32;
+    const Index tasks = 16 * pool.threads();
+    const double seconds = fastest([&] {
+        pool.for_each(tasks, [&](Index, Index) noexcept {
+            using Registers = mistral::cpu::AmxRegisters;
+            const Registers registers(mistral::cpu::amx_rows);
+            for (Index i = 0; i < steps; ++i) {
+                Registers::multiply_add<0, 4, 6>();
+                Registers::multiply_add<1, 4, 7>();
+                Registers::multiply_add<2, 5, 6>();
+                Registers::multiply_add<3, 5, 7>();
+            }
+        });
+    });
+    return static_cast<double>(tasks * steps * tiles * operations) / seconds;
+}
+#endif
+
 /// Measures all limits with `threads` threads, 0 for one per core; takes about two seconds.
 [[nodiscard]] inline Limits probe(Index threads) {
     mistral::ThreadPool pool(threads);
@@ -147,6 +170,7 @@ double peak(mistral::ThreadPool& pool, Index operations, Vector zero, Step step)
         asm("vpdpbusd %1, %1, %0" : "+v"(sum) : "v"(ones));
         return sum;
     });
+    if (mistral::cpu::amx_is_available()) limits.bfloat16 = peak_of_tiles(pool);
 #elif defined(__AVX2__)
     const __m256i ones = _mm256_set1_epi16(1);
     limits.integer = peak(pool, 32, _mm256_setzero_si256(), [ones](__m256i sum) {

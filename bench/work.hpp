@@ -158,8 +158,13 @@ template <class S>
     const double operations = 2 * static_cast<double>(weights.rows() * weights.cols() * tokens);
     if constexpr (mistral::QuantizedScalar<S>) {
         using Digit = typename mistral::cpu::QuadLanes<mistral::NativeInstructionSet>::Digit;
-        const bool is_one = precision == ActivationPrecision::fast || sizeof(Digit) > 1;
-        work.integer = is_one ? operations : 2 * operations;
+        const bool is_prompt = precision == ActivationPrecision::balanced && tokens > mistral::always_precise_tokens;
+        const bool is_one =
+            precision == ActivationPrecision::fast || sizeof(Digit) > 1 || (is_prompt && std::same_as<S, mistral::Q4>);
+        if (is_prompt && mistral::cpu::amx_is_available())
+            work.bfloat16 = operations;
+        else
+            work.integer = is_one ? operations : 2 * operations;
     } else if constexpr (std::same_as<S, mistral::bfloat16>) {
         work.bfloat16 = operations;
     } else {

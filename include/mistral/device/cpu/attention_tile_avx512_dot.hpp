@@ -1,9 +1,12 @@
 #pragma once
 
 #include <mistral/base/rounding.hpp>
+#include <mistral/device/cpu/amx.hpp>
+#include <mistral/device/cpu/amx_product.hpp>
 #include <mistral/device/cpu/attention_tile.hpp>
 #include <mistral/device/cpu/avx512_dot.hpp>
 #include <mistral/device/cpu/avx512_pairs.hpp>
+#include <mistral/device/cpu/key_value_pairs.hpp>
 
 #if defined(MISTRAL_HAS_AVX512_DOT)
 #include <algorithm>
@@ -40,38 +43,40 @@ class AttentionTile<C, Avx512Dot> {
   public:
     static constexpr Index tokens_per_tile = 24;
 
-    /// head_dim, padded to whole cache lines of the cache's elements.
-    [[nodiscard]] static Index width(const Shape& shape) { return round_up(shape.head_dim, elements_per_line); }
+    [[nodiscard]] static Index width(const Shape& shape) { return Pairs::width(shape); }
 
     /// Rows that a partial result needs for so many queries: few are computed as if they were four or eight.
-    [[nodiscard]] static Index padded(Index queries) { return queries <= 4 ? 4 : std::max(queries, Index{most_few}); }
+    [[nodiscard]] static Index padded(Index queries) {
+        if (amx_is_available()) return queries <= amx_rows ? queries : round_up(queries, amx_rows);
+        return queries <= 4 ? 4 : std::max(queries, Index{most_few});
+    }
 
     /// Elements of scratch memory that a worker needs, a whole number of cache lines.
     [[nodiscard]] static Index scratch_size(const Shape& shape) {
         const Index queries = padded(tokens_per_tile * shape.group());
-        return keys_per_block * width(shape) * 3 / 2 + queries * (width(shape) / 2 + vector);
+        return Pairs::scratch_size(shape) + queries * (width(shape) / 2 + vector + keys_per_block * 3 / 2);
     }
 
     AttentionTile(float* scratch, const HeadQueries& place)
-        : place_(place), window_{place.shape.window}, width_(width(place.shape)) {
+        : place_(place), window_{place.shape.window}, width_(width(place.shape)), pairs_(scratch, place) {
+        scratch += Pairs::scratch_size(place.shape);
         const Index queries = padded(tokens_per_tile * place.shape.group());
         const auto take = [&scratch]<class T>(T*, Index rows, Index cols) {
             const MatrixView<T> taken(reinterpret_cast<T*>(scratch), rows, cols);
             scratch += rows * cols * static_cast<Index>(sizeof(T)) / static_cast<Index>(sizeof(float));
             return taken;
         };
-        keys_ = take(keys_.data(), width_ / 2, keys_per_block);
-        values_ = take(values_.data(), keys_per_block / 2, width_);
-        gathered_ = take(gathered_.data(), keys_per_block, width_);
         queries_ = take(queries_.data(), queries, width_);
         totals_ = take(totals_.data(), queries, vector);
+        scores_ = take(scores_.data(), queries, keys_per_block);
+        weights_ = take(weights_.data(), queries, keys_per_block);
     }
 
     void start(MatrixView<const float> queries) {
         const Index count = place_.count();
         const float scale =
             static_cast<float>(std::numbers::log2e / std::sqrt(static_cast<double>(place_.shape.head_dim)));
-        float* scaled = reinterpret_cast<float*>(gathered_.data());
+        float* scaled = pairs_.free_memory();
         for (Index q = 0; q < count; ++q) {
             const float* query = queries.row(place_.token(q)) + place_.column(q);
             std::transform(query, query + place_.shape.head_dim, scaled, [=](float x) { return x * scale; });
@@ -88,8 +93,10 @@ class AttentionTile<C, Avx512Dot> {
         const Index visible = std::max(first, window_.first_visible(place_.position));
         const Index end = std::min(last, place_.position + place_.tokens);
         for (Index block = visible / keys_per_block * keys_per_block; block < end; block += keys_per_block) {
-            const BlockRows rows{runs, block, std::max(block, visible), std::min(end, block + keys_per_block)};
-            if (queries == 4)
+            const Positions rows{runs, block, std::max(block, visible), std::min(end, block + keys_per_block)};
+            if (amx_is_available())
+                attend_by_amx(rows, queries, result);
+            else if (queries == 4)
                 attend_few<4>(rows, result);
             else if (queries == most_few)
                 attend_few<most_few>(rows, result);
@@ -110,87 +117,69 @@ class AttentionTile<C, Avx512Dot> {
     }
 
   private:
+    using Pairs = KeyValuePairs<C>;
+    using Positions = typename Pairs::Positions;
     using Vector = Batch<float, Avx512Dot>;
     using Element = CachedElement<C>;
 
-    static constexpr bool has_scales = std::same_as<C, Q8>;
-    static constexpr Index elements_per_line = cache_line / Index{sizeof(Element)};
+    static constexpr bool has_scales = Pairs::has_scales;
     static constexpr Index vector = 16;
     static constexpr int rows_together = 6;  // of queries: with 4 vectors of keys or columns, 24 sums in registers
     static constexpr std::size_t vectors = 4;
     static constexpr int most_few = 8;  // queries, to which an arrangement is not worth writing down
-
-    /// The positions first … last - 1 of a block: what the others hold counts as zeros.
-    struct BlockRows {
-        std::span<const KeyValueRun<C>> runs;
-        Index block;
-        Index first;
-        Index last;
-    };
-
-    /// Of a block's keys or values, where they have any.
-    using Scales = std::array<float, keys_per_block>;
-
-    /// A block's keys or values in memory, width_ elements each.
-    struct Rows {
-        const Element* first;
-        Index stride;
-
-        [[nodiscard]] const Element* row(Index i) const { return first + i * stride; }
-    };
 
     template <int rows>
     using Weights = std::array<std::array<bfloat16, keys_per_block>, static_cast<std::size_t>(rows)>;
     template <int rows>
     using Factors = std::array<float, static_cast<std::size_t>(rows)>;
 
-    /// Calls body(index in the block, row) for the keys or values of the block.
-    template <class Body>
-    void for_each_row(const BlockRows& rows, const Element* KeyValueRun<C>::*memory, Body body) const {
-        for (const KeyValueRun<C>& run : rows.runs)
-            for (Index p = std::max(rows.first, run.position); p < std::min(rows.last, run.position + run.count); ++p)
-                body(p - rows.block, run.*memory + place_.offset(run, p));
-    }
-
-    /// The block's keys or values where they are, if all of them are there and are whole cache lines; otherwise
-    /// gathered. `next` becomes what follows in memory where that is the next block, which it is in a cache.
-    [[nodiscard]] Rows find(const BlockRows& rows, const Element* KeyValueRun<C>::*memory, const std::byte*& next,
-                            Scales& scales) const {
-        if constexpr (has_scales) {
-            scales.fill(0.0f);
-            for_each_row(rows, memory, [&](Index i, const Element* row) {
-                scales[static_cast<std::size_t>(i)] = CachedRow<C>::scale(row, place_.shape.head_dim);
-            });
-        }
-        next = nullptr;
-        if (width_ == place_.shape.head_dim && rows.last - rows.first == keys_per_block)
-            for (const KeyValueRun<C>& run : rows.runs)
-                if (run.position <= rows.first && rows.last <= run.position + run.count) {
-                    const Index offset = place_.offset(run, rows.first);
-                    const Rows found{run.*memory + offset, run.position_stride};
-                    if (found.stride == CachedRow<C>::size(width_))
-                        next = reinterpret_cast<const std::byte*>(found.row(keys_per_block));
-                    return found;
-                }
-        std::fill_n(gathered_.data(), keys_per_block * width_, Element(0));
-        for_each_row(rows, memory,
-                     [&](Index i, const Element* row) { std::copy_n(row, place_.shape.head_dim, gathered_.row(i)); });
-        return {gathered_.data(), width_};
-    }
-
     /// Rearranges the block's keys and values, and goes through the queries.
-    void attend_many(const BlockRows& rows, Index queries, PartialAttention<float> result) {
-        const Rows keys = find(rows, &KeyValueRun<C>::keys, next_keys_, key_scales_);
-        pair_keys<keys_per_block>(keys, 0);
-        const Rows values = find(rows, &KeyValueRun<C>::values, next_values_, value_scales_);
-        for (Index key = 0; key < keys_per_block; key += 2)
-            for (Index column = 0; column < width_; column += 2 * vector) {
-                __m512i pairs[2];
-                interleave(values.row(key) + column, values.row(key + 1) + column, pairs);
-                _mm512_store_si512(values_.row(key / 2) + column, pairs[0]);
-                _mm512_store_si512(values_.row(key / 2) + column + vector, pairs[1]);
-            }
+    void attend_many(const Positions& rows, Index queries, PartialAttention<float> result) {
+        pairs_.find_keys(rows);
+        pairs_.template pair_keys<keys_per_block>(0, nullptr);
+        pairs_.find_values(rows);
+        pairs_.pair_values(nullptr);
         rows_from<rows_together>(0, queries, rows.block, result);
+    }
+
+    /// The same by tiles.
+    void attend_by_amx(const Positions& rows, Index queries, PartialAttention<float> result) {
+        pairs_.find_keys(rows);
+        pairs_.template pair_keys<keys_per_block>(0, pairs_.key_side().next);
+        pairs_.find_values(rows);
+        pairs_.pair_values(pairs_.value_side().next);
+        const AmxRegisters registers(std::min(amx_rows, queries));
+        for_tiles(queries, [&](Index q, auto tiles) {
+            for (Index key = 0; key < keys_per_block; key += 32)
+                multiply_tiles<tiles>({queries_.row(q), width_, amx_rows * width_, 2 * amx_pairs},
+                                      {pairs_.keys() + key, keys_per_block, 16, amx_pairs * keys_per_block},
+                                      width_ / (2 * amx_pairs),
+                                      {scores_.row(q) + key, keys_per_block, amx_rows * keys_per_block, 16}, false);
+        });
+        for (Index q = 0; q < place_.count(); ++q) {
+            Vector row[vectors];
+            unroll<vectors>([&](auto v) { row[v] = Vector::load_aligned(scores_.row(q) + vector * v); });
+            const float rescale = exponentiate(q, row, mask(q, rows.block), result, weights_.row(q));
+            if (rescale == 1) continue;
+            float* sums = result.sums(q);
+            for (Index i = 0; i < width_; i += vector)
+                (Vector::load_aligned(sums + i) * Vector(rescale)).store_aligned(sums + i);
+        }
+        for_tiles(queries, [&](Index q, auto tiles) {
+            for (Index column = 0; column < width_; column += 32)
+                multiply_tiles<tiles>({weights_.row(q), keys_per_block, amx_rows * keys_per_block, 2 * amx_pairs},
+                                      {pairs_.values().data() + column, width_, 16, amx_pairs * width_},
+                                      keys_per_block / (2 * amx_pairs),
+                                      {result.sums(q) + column, result.stride(), amx_rows * result.stride(), 16}, true);
+        });
+    }
+
+    /// Calls body(query, tiles) for two tiles of queries at a time, and for the last alone where they are odd.
+    template <class Body>
+    static void for_tiles(Index queries, Body body) {
+        Index q = 0;
+        for (; q + amx_rows < queries; q += 2 * amx_rows) body(q, std::integral_constant<int, 2>{});
+        if (q < queries) body(q, std::integral_constant<int, 1>{});
     }
 
     template <int rows>
@@ -206,16 +195,16 @@ class AttentionTile<C, Avx512Dot> {
         for (int r = 0; r < rows; ++r) masks[static_cast<std::size_t>(r)] = mask(q + r, block);
         if (std::all_of(masks.begin(), masks.end(), [](std::uint64_t seen) { return seen == 0; })) return;
         Vector scores[rows][vectors];
-        const std::byte* ahead = q == 0 ? next_keys_ : nullptr;
+        const std::byte* ahead = q == 0 ? pairs_.key_side().next : nullptr;
         multiply_keys<rows, vectors>(q, scores, 0, ahead);
         alignas(64) Weights<rows> weights;
         Factors<rows> rescale;
         for (std::size_t r = 0; r < rows; ++r)
             rescale[r] = exponentiate(q + static_cast<Index>(r), scores[r], masks[r], result, weights[r].data());
-        ahead = q == 0 ? next_values_ : nullptr;
+        ahead = q == 0 ? pairs_.value_side().next : nullptr;
         for_columns<vectors>([&](Index column, auto count) {
             add_columns<rows, count>(q, column, weights, rescale, result, ahead, [&](Index pair, __m512i* x) {
-                const std::uint32_t* value = values_.row(pair) + column;
+                const std::uint32_t* value = pairs_.values().row(pair) + column;
                 unroll<count>([&](auto v) { x[v] = _mm512_load_si512(value + vector * v); });
             });
         });
@@ -223,22 +212,23 @@ class AttentionTile<C, Avx512Dot> {
 
     /// The same for few queries, which begin at 0. Keys are rearranged for half a block at a time, values on the way.
     template <int rows>
-    void attend_few(const BlockRows& block, PartialAttention<float> result) {
-        const Rows keys = find(block, &KeyValueRun<C>::keys, next_keys_, key_scales_);
+    void attend_few(const Positions& block, PartialAttention<float> result) {
+        pairs_.find_keys(block);
         Vector scores[rows][vectors];
-        const std::byte* ahead = next_keys_;
+        const std::byte* ahead = pairs_.key_side().next;
         for (std::size_t half = 0; half < 2; ++half) {
-            pair_keys<keys_per_block / 2>(keys, static_cast<Index>(half) * keys_per_block / 2);
+            pairs_.template pair_keys<keys_per_block / 2>(static_cast<Index>(half) * keys_per_block / 2, nullptr);
             multiply_keys<rows, vectors / 2>(0, scores, half * vectors / 2, ahead);
         }
-        const Rows values = find(block, &KeyValueRun<C>::values, next_values_, value_scales_);
+        pairs_.find_values(block);
+        const auto& values = pairs_.value_side().rows;
         alignas(64) Weights<rows> weights;
         Factors<rows> rescale;
         for (std::size_t r = 0; r < rows; ++r) {
             const auto q = static_cast<Index>(r);
             rescale[r] = exponentiate(q, scores[r], mask(q, block.block), result, weights[r].data());
         }
-        ahead = next_values_;
+        ahead = pairs_.value_side().next;
         for_columns<rows == 4 ? vectors : vectors / 2>([&](Index column, auto count) {
             add_columns<rows, count>(0, column, weights, rescale, result, ahead, [&](Index pair, __m512i* x) {
                 const Element* even = values.row(2 * pair) + column;
@@ -268,15 +258,6 @@ class AttentionTile<C, Avx512Dot> {
         return below(to) & ~below(from);
     }
 
-    /// Transposes `count` of the keys: [width / 2, count] pairs.
-    template <Index count>
-    void pair_keys(Rows keys, Index from) {
-        for (Index key = 0; key < count; key += vector)
-            for (Index column = 0; column < width_; column += elements_per_line)
-                transpose_pairs(keys.row(from + key) + column, keys.stride, keys_.data() + column / 2 * count + key,
-                                count);
-    }
-
     /// The scores of the paired keys, `count` vectors of them, for the queries from q on, as scores[…][from …].
     /// Flattened, so that at any level of optimisation the sums are registers.
     template <int rows, std::size_t count>
@@ -284,7 +265,7 @@ class AttentionTile<C, Avx512Dot> {
                                         const std::byte*& ahead) {
         Vector sums[rows][count];
         unroll<rows * count>([&](auto i) { sums[i / count][i % count] = Vector(0.0f); });
-        const std::uint32_t* key = keys_.data();
+        const std::uint32_t* key = pairs_.keys();
         const bfloat16* query = queries_.row(q);
         for (Index pair = 0; pair < width_ / 2; ++pair, key += vector * count, query += 2) {
             fetch_lines<count>(ahead);
@@ -305,16 +286,6 @@ class AttentionTile<C, Avx512Dot> {
         return _mm512_set1_epi32(bits);
     }
 
-    /// Asks for the lines at `ahead`, if any, and moves on. With as many as there are vectors in a step, a block of
-    /// bfloat16, or two of Q8, are fetched while their predecessor is multiplied; more at once are too many for the
-    /// processor, which ignores them.
-    template <std::size_t lines>
-    static void fetch_lines(const std::byte*& ahead) {
-        if (ahead == nullptr) return;
-        unroll<lines>([&](auto i) { prefetch(ahead + cache_line * i); });
-        ahead += static_cast<Index>(lines) * cache_line;
-    }
-
     /// Scores -> weights 2^(score - maximum) with the maximum of all scores so far, zero where the mask is. Returns
     /// what the sums so far are to be multiplied with.
     float exponentiate(Index q, const Vector (&scores)[vectors], std::uint64_t mask, PartialAttention<float> result,
@@ -323,7 +294,7 @@ class AttentionTile<C, Avx512Dot> {
         __m512 s[vectors];
         unroll<vectors>([&](auto v) {
             const Vector score =
-                has_scales ? scores[v] * Vector::load_aligned(key_scales_.data() + vector * v) : scores[v];
+                has_scales ? scores[v] * Vector::load_aligned(pairs_.key_side().scales.data() + vector * v) : scores[v];
             s[v] = _mm512_mask_mov_ps(_mm512_set1_ps(lowest), static_cast<__mmask16>(mask >> (16 * v)), score);
         });
         const float maximum =
@@ -348,7 +319,7 @@ class AttentionTile<C, Avx512Dot> {
 
     /// The weights s[v] and s[v + 1] of keys, multiplied with the scales of their values and rounded.
     __m512i scaled(const __m512 (&s)[vectors], std::size_t v) const {
-        const auto scale = [&](std::size_t i) { return _mm512_load_ps(value_scales_.data() + 16 * i); };
+        const auto scale = [&](std::size_t i) { return _mm512_load_ps(pairs_.value_side().scales.data() + 16 * i); };
         return std::bit_cast<__m512i>(
             _mm512_cvtne2ps_pbh(_mm512_mul_ps(s[v + 1], scale(v + 1)), _mm512_mul_ps(s[v], scale(v))));
     }
@@ -383,15 +354,11 @@ class AttentionTile<C, Avx512Dot> {
     HeadQueries place_;
     Window window_;
     Index width_;
-    const std::byte* next_keys_ = nullptr;  // of the block that follows
-    const std::byte* next_values_ = nullptr;
-    MatrixView<std::uint32_t> keys_;    // [width / 2, keys]: pairs of elements of a key
-    MatrixView<std::uint32_t> values_;  // [keys_per_block / 2, width]: pairs of one element of consecutive values
-    MatrixView<Element> gathered_;      // [keys_per_block, width]
-    MatrixView<bfloat16> queries_;      // [queries, width], scaled so that scores are powers of two
-    MatrixView<float> totals_;          // [queries, vector]: sums of 2^(score - maximum) by lane
-    alignas(64) Scales key_scales_;     // of the block at hand
-    alignas(64) Scales value_scales_;
+    Pairs pairs_;
+    MatrixView<bfloat16> queries_;  // [queries, width], scaled so that scores are powers of two
+    MatrixView<float> totals_;      // [queries, vector]: sums of 2^(score - maximum) by lane
+    MatrixView<float> scores_;      // [queries, keys]
+    MatrixView<bfloat16> weights_;  // [queries, keys]
 };
 
 }  // namespace mistral::cpu

@@ -6,6 +6,7 @@
 #include <mistral/device/cpu/cpu_base.hpp>
 #include <mistral/device/cpu/elementwise.hpp>
 #include <mistral/device/cpu/multiply.hpp>
+#include <mistral/device/cpu/multiply_amx.hpp>
 #include <mistral/device/cpu/multiply_quantized.hpp>
 #include <mistral/device/cpu/packed_matrix.hpp>
 #include <mistral/device/cpu/simd.hpp>
@@ -60,6 +61,8 @@ class BasicCpu : public CpuBase {
     template <class S>
     void multiply(MatrixView<const Activation<S>> x, std::span<const Product<HostMatrix<S>, Activation<S>>> products,
                   Update update, Workspace& workspace) const {
+        if constexpr (std::same_as<S, bfloat16>)
+            if (cpu::is_multiplied_by_amx<Architecture>(pool(), x, products, update, workspace)) return;
         cpu::multiply<Architecture, S>(pool(), x, products, update, workspace);
     }
 
@@ -67,9 +70,11 @@ class BasicCpu : public CpuBase {
     void multiply(MatrixView<const float> x, std::span<const Product<PackedMatrix<Q>, float>> products, Update update,
                   Workspace& workspace) const {
         using Digit = typename cpu::QuadLanes<Architecture>::Digit;
-        const bool is_coarse = std::same_as<Q, Q4> && sizeof(Digit) == 1 && x.rows() > always_precise_tokens;
+        const bool may_be_coarse =
+            activation_precision() == ActivationPrecision::balanced && x.rows() > always_precise_tokens;
+        if (may_be_coarse && cpu::is_multiplied_by_amx<Architecture>(pool(), x, products, update, workspace)) return;
         if (activation_precision() == ActivationPrecision::fast ||
-            (activation_precision() == ActivationPrecision::balanced && is_coarse))
+            (may_be_coarse && std::same_as<Q, Q4> && sizeof(Digit) == 1))
             cpu::multiply<Architecture, 8, Q>(pool(), x, products, update, workspace);
         else
             cpu::multiply<Architecture, 15, Q>(pool(), x, products, update, workspace);

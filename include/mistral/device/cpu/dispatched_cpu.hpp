@@ -26,7 +26,7 @@ namespace mistral {
 enum class InstructionSet {
     baseline,    ///< that of the program
     avx2,        ///< AVX2, FMA and F16C: Haswell, Zen, and later
-    avx512_dot,  ///< AVX-512 with VNNI and BF16: Zen 4, Cooper Lake, Sapphire Rapids, and later
+    avx512_dot,  ///< AVX-512 with VNNI and BF16, and AMX where it is: Zen 4, Cooper Lake, Sapphire Rapids, and later
 };
 
 [[nodiscard]] constexpr std::string_view name(InstructionSet set) {

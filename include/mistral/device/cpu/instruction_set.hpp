@@ -8,6 +8,7 @@
 namespace mistral {
 
 /// AVX-512 with dot products of bfloat16 pairs and of 8-bit quadruples: Zen 4, Cooper Lake, Sapphire Rapids and later.
+/// Where processor and system have AMX too, which is asked at run time, bfloat16 is multiplied by its tiles: see amx.hpp.
 struct Avx512Dot {};
 
 /// The architecture whose vectors xsimd gives to an instruction set.

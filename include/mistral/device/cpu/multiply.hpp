@@ -44,12 +44,13 @@ void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x,
         return TaskSize(pool.threads(), x.rows(), tokens, weights.rows(),
                         weights.view.stride() * static_cast<Index>(sizeof(S)), Size::row_multiple);
     };
-    for_each_product_task(pool, products, size, [&](const auto& product, Index row, Index token, const TaskSize& task) {
-        assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
-        RowBlock<S, Architecture>(product.weights.view, packed, product.out, update)
-            .run(row, std::min(product.weights.rows(), row + task.rows), token,
-                 std::min(x.rows(), token + task.tokens));
-    });
+    for_each_product_task(
+        pool, products, size, [&](const auto& product, Index, Index row, Index token, const TaskSize& task) {
+            assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
+            RowBlock<S, Architecture>(product.weights.view, packed, product.out, update)
+                .run(row, std::min(product.weights.rows(), row + task.rows), token,
+                     std::min(x.rows(), token + task.tokens));
+        });
 }
 
 /// The same in double precision through Eigen: the library's own reference, without a kernel of ours.

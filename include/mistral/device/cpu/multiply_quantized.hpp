@@ -39,7 +39,7 @@ void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Produ
         return TaskSize(pool.threads(), x.rows(), tokens_per_task, weights.panels(), weights.panel_bytes(), 1);
     };
     for_each_product_task(
-        pool, products, size, [&](const auto& product, Index first, Index token, const TaskSize& task) {
+        pool, products, size, [&](const auto& product, Index, Index first, Index token, const TaskSize& task) {
             assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
             const PanelBlock<Q, Architecture, Group> block(product.weights, tokens, product.out, update);
             const Index last = std::min(product.weights.panels(), first + task.rows);

@@ -37,6 +37,7 @@ class PartialAttention {
 
     PartialAttention(A* memory, Index queries, Index width) : rows_(memory, queries, width + padding), width_(width) {}
 
+    [[nodiscard]] Index stride() const { return rows_.stride(); }
     [[nodiscard]] A* sums(Index query) const { return rows_.row(query); }
     [[nodiscard]] A& total(Index query) const { return rows_(query, width_); }
     [[nodiscard]] A& maximum(Index query) const { return rows_(query, width_ + 1); }

@@ -59,8 +59,8 @@ void for_each_task(ThreadPool& pool, std::size_t items, Count count, Body body) 
     });
 }
 
-/// Cuts each product into tasks, size(weights) telling how, and calls body(product, first_row, first_token, size) for
-/// all of them, on the pool's threads.
+/// Cuts each product into tasks, size(weights) telling how, and calls body(product, worker, first_row, first_token,
+/// size) for all of them, on the pool's threads.
 template <class M, class A, class Size, class Body>
 void for_each_product_task(ThreadPool& pool, std::span<const Product<M, A>> products, Size size, Body body) {
     assert(products.size() <= most_products);
@@ -68,9 +68,9 @@ void for_each_product_task(ThreadPool& pool, std::span<const Product<M, A>> prod
     std::transform(products.begin(), products.end(), sizes.begin(),
                    [&](const auto& product) { return size(product.weights); });
     const auto count = [&](std::size_t i) { return sizes[i].count(); };
-    for_each_task(pool, products.size(), count, [&](std::size_t i, Index, Index task) {
-        body(products[i], task / sizes[i].token_tasks * sizes[i].rows, task % sizes[i].token_tasks * sizes[i].tokens,
-             sizes[i]);
+    for_each_task(pool, products.size(), count, [&](std::size_t i, Index worker, Index task) {
+        body(products[i], worker, task / sizes[i].token_tasks * sizes[i].rows,
+             task % sizes[i].token_tasks * sizes[i].tokens, sizes[i]);
     });
 }
 

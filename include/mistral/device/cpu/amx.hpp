@@ -1,0 +1,91 @@
+#pragma once
+
+#include <mistral/base/intrinsics.hpp>
+#include <mistral/base/types.hpp>
+#include <mistral/device/cpu/instruction_set.hpp>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#if defined(MISTRAL_HAS_AVX512_DOT) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+/// Advanced Matrix Extensions: Sapphire Rapids and later (Intel's Software Developer's Manual, volume 1, chapter 18).
+/// Eight registers hold tiles of up to 16 rows of 64 bytes, and one instruction multiplies two of them. They come on
+/// top of Avx512Dot where the processor has them, which is asked at run time, as systems grant them to a process.
+namespace mistral::cpu {
+
+/// Whether this process may use tiles of bfloat16. The first call asks the system, which then saves more registers of
+/// the process's threads, and wants larger alternate stacks for signals.
+[[nodiscard]] inline bool amx_is_available() {
+#if defined(MISTRAL_HAS_AVX512_DOT) && defined(__linux__)
+    static const bool available = [] {
+        constexpr unsigned bfloat16_tiles = 1u << 22, tiles = 1u << 24;
+        constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+        unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+        return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & bfloat16_tiles) && (edx & tiles) &&
+               ::syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+    }();
+    return available;
+#else
+    return false;
+#endif
+}
+
+inline constexpr Index amx_rows = 16;   ///< of a tile, at most
+inline constexpr Index amx_pairs = 16;  ///< of bfloat16 elements in a row
+
+#if defined(MISTRAL_HAS_AVX512_DOT)
+/// The registers of this thread, while it lives: 0 … 3 hold sums [tokens, 16] of binary32, 4 and 5 tokens [tokens, 16
+/// pairs], 6 and 7 weights [16 pairs, 16 outputs]. In assembly, as then no compiler flag is needed beyond those of
+/// Avx512Dot.
+class AmxRegisters {
+  public:
+    /// For tiles of at most 16 tokens.
+    explicit AmxRegisters(Index tokens) {
+        struct alignas(64) {
+            std::uint8_t palette = 1;
+            std::uint8_t start_row = 0;
+            std::array<std::uint8_t, 14> reserved{};
+            std::array<std::uint16_t, 16> row_bytes{};
+            std::array<std::uint8_t, 16> rows{};
+        } config;
+        static_assert(sizeof(config) == 64);
+        for (std::size_t tile = 0; tile < 8; ++tile) {
+            config.row_bytes[tile] = 64;
+            config.rows[tile] = static_cast<std::uint8_t>(tile < 6 ? tokens : amx_pairs);
+        }
+        asm volatile("ldtilecfg %0" ::"m"(config));
+    }
+    ~AmxRegisters() { asm volatile("tilerelease"); }
+    AmxRegisters(const AmxRegisters&) = delete;
+    AmxRegisters& operator=(const AmxRegisters&) = delete;
+
+    template <int tile>
+    static void clear() {
+        asm volatile("tilezero %%tmm%c0" ::"i"(tile));
+    }
+    /// Rows of 64 bytes, which begin `stride` bytes apart.
+    template <int tile>
+    static void load(const void* rows, Index stride = 64) {
+        asm volatile("tileloadd (%1,%2,1), %%tmm%c0" ::"i"(tile), "r"(rows), "r"(stride) : "memory");
+    }
+    template <int tile>
+    static void store(void* rows, Index stride = 64) {
+        asm volatile("tilestored %%tmm%c0, (%1,%2,1)" ::"i"(tile), "r"(rows), "r"(stride) : "memory");
+    }
+    /// sums(t, r) += the dot product of the tokens' row t with the weights' column r. The 16 products of the pairs'
+    /// first elements are added one after the other, those of the second likewise, the two sums then, and the result to
+    /// `sums`, each time rounded to the nearest; subnormal numbers count as zero.
+    template <int sums, int tokens, int weights>
+    static void multiply_add() {
+        asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sums), "i"(tokens), "i"(weights));
+    }
+};
+#endif
+
+}  // namespace mistral::cpu
