@@ -62,11 +62,11 @@ void add(const Map& map, Index tokens, ActivationPrecision precision, const char
 template <Scalar S>
 void add(const Map& map) {
     for (const Index tokens : token_counts) {
-        if constexpr (mistral::QuantizedScalar<S>)
+        if constexpr (mistral::QuantizedScalar<S>) {
             if (tokens >= 8) add<S>(map, tokens, ActivationPrecision::fast, "/fast");  // before, memory bounds anyhow
-        if constexpr (mistral::QuantizedScalar<S>)
             if (tokens > mistral::always_precise_tokens)
                 add<S>(map, tokens, ActivationPrecision::balanced, "/balanced");
+        }
         add<S>(map, tokens, ActivationPrecision::precise, "");
     }
 }

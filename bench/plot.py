@@ -29,6 +29,8 @@ ROOFLINE = {
     "model/q4/decode/position:0/window:4096": "decode, Q4",
     "model/q4/decode/position:4096/window:4096": "decode, Q4, full window",
     "model/bfloat16/prefill/tokens:512": "prompt of 512, bfloat16",
+    "model/q8/prefill/tokens:512/balanced": "prompt of 512, Q8",
+    "model/q4/prefill/tokens:512/balanced": "prompt of 512, Q4",
     "model/q8/prefill/tokens:512/fast": "prompt of 512, Q8, 8-bit activations",
     "model/q4/prefill/tokens:512/fast": "prompt of 512, Q4, 8-bit activations",
     "attention/last_chunk/tokens:4096/window:4096/head_dim:128": "attention alone, 4096 keys",

@@ -10,6 +10,7 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -31,6 +32,7 @@ struct Limits {
     double float32 = 0;         ///< operations of fused multiply-add
     double bfloat16 = 0;        ///< of products of bfloat16, by tiles where there are any; float32's where there is no
                                 ///< such instruction
+    bool has_tiles = false;     ///< of bfloat16
     double integer = 0;         ///< of dot products of quadruples of 8 bits, with AVX2 pairs of 16; float32's likewise
 };
 
@@ -130,10 +132,16 @@ double peak(mistral::ThreadPool& pool, Index operations, Vector zero, Step step)
 inline double peak_of_tiles(mistral::ThreadPool& pool) {
     constexpr Index steps = 20000, tiles = 4, operations = 2 * 16 * 16 * 32;
     const Index tasks = 16 * pool.threads();
+    std::array<mistral::bfloat16, 16 * 32> ones;
+    ones.fill(mistral::bfloat16(1.0f));
     const double seconds = fastest([&] {
         pool.for_each(tasks, [&](Index, Index) noexcept {
             using Registers = mistral::cpu::AmxRegisters;
             const Registers registers(mistral::cpu::amx_rows);
+            Registers::load<4>(ones.data());
+            Registers::load<5>(ones.data());
+            Registers::load<6>(ones.data());
+            Registers::load<7>(ones.data());
             for (Index i = 0; i < steps; ++i) {
                 Registers::multiply_add<0, 4, 6>();
                 Registers::multiply_add<1, 4, 7>();
@@ -170,7 +178,8 @@ inline double peak_of_tiles(mistral::ThreadPool& pool) {
         asm("vpdpbusd %1, %1, %0" : "+v"(sum) : "v"(ones));
         return sum;
     });
-    if (mistral::cpu::amx_is_available()) limits.bfloat16 = peak_of_tiles(pool);
+    limits.has_tiles = mistral::cpu::amx_is_available();
+    if (limits.has_tiles) limits.bfloat16 = peak_of_tiles(pool);
 #elif defined(__AVX2__)
     const __m256i ones = _mm256_set1_epi16(1);
     limits.integer = peak(pool, 32, _mm256_setzero_si256(), [ones](__m256i sum) {

@@ -161,7 +161,7 @@ template <class S>
         const bool is_prompt = precision == ActivationPrecision::balanced && tokens > mistral::always_precise_tokens;
         const bool is_one =
             precision == ActivationPrecision::fast || sizeof(Digit) > 1 || (is_prompt && std::same_as<S, mistral::Q4>);
-        if (is_prompt && mistral::cpu::amx_is_available())
+        if (is_prompt && machine().limits.has_tiles)
             work.bfloat16 = operations;
         else
             work.integer = is_one ? operations : 2 * operations;

@@ -2,5 +2,6 @@
 
 namespace mistral::cpu {
 MISTRAL_TEST_KERNELS()
+MISTRAL_TEST_TILES()
 MISTRAL_TEST_FLOAT_KERNELS()
 }  // namespace mistral::cpu

@@ -34,8 +34,17 @@
     MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, 8, Q4)                \
     MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, 15, Q4)
 
-// Those of FloatCpu, where they are others.
+// Those by tiles, and those of FloatCpu, where they are others.
 #if defined(MISTRAL_HAS_AVX512_DOT)
+#define MISTRAL_TEST_TILES_OF(prefix, Matrix)                                    \
+    prefix template void multiply_by_tiles(ThreadPool&, MatrixView<const float>, \
+                                           std::span<const Product<Matrix, float>>, Update, Cpu::Workspace&);
+#define MISTRAL_TEST_TILES(prefix)                      \
+    MISTRAL_TEST_ATTENTION_OF(prefix, Amx, bfloat16)    \
+    MISTRAL_TEST_ATTENTION_OF(prefix, Amx, Q8)          \
+    MISTRAL_TEST_TILES_OF(prefix, HostMatrix<bfloat16>) \
+    MISTRAL_TEST_TILES_OF(prefix, PackedMatrix<Q8>)     \
+    MISTRAL_TEST_TILES_OF(prefix, PackedMatrix<Q4>)
 #define MISTRAL_TEST_FLOAT_KERNELS(prefix)                         \
     MISTRAL_TEST_ATTENTION_OF(prefix, xsimd::default_arch, double) \
     MISTRAL_TEST_KERNELS_OF(prefix, xsimd::default_arch, float)    \
@@ -43,10 +52,12 @@
     MISTRAL_TEST_KERNELS_OF(prefix, xsimd::default_arch, bfloat16) \
     MISTRAL_TEST_ATTENTION_OF(prefix, xsimd::default_arch, Q8)
 #else
+#define MISTRAL_TEST_TILES(prefix)
 #define MISTRAL_TEST_FLOAT_KERNELS(prefix)
 #endif
 
 namespace mistral::cpu {
 MISTRAL_TEST_KERNELS(extern)
+MISTRAL_TEST_TILES(extern)
 MISTRAL_TEST_FLOAT_KERNELS(extern)
 }  // namespace mistral::cpu

@@ -15,7 +15,6 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include "device/cpu/architectures.hpp"
@@ -198,7 +197,7 @@ TEST_CASE("coarser activations for prompts cost less than twice what the weights
     CHECK(q4_fast < 1.1 * q4_precise);
     CHECK(q8_fast > 2 * q8_precise);
     CHECK(q8_fast < 4e-4);
-    if (cpu::amx_is_available() && std::is_same_v<NativeInstructionSet, Avx512Dot>) {
+    if (has_tiles()) {
         CHECK(q4_balanced != q4_precise);
         CHECK(q4_balanced < 1.05 * q4_precise);
         CHECK(q8_balanced != q8_precise);

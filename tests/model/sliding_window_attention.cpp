@@ -126,6 +126,12 @@ TEST_CASE_TEMPLATE(
     check_random_shapes<Q8>(device, std::same_as<Architecture, Avx512Dot> ? 4e-2 : 1e-5);
 }
 
+TEST_CASE("so do random shapes without tiles" * doctest::skip(!has_tiles())) {
+    const Cpu device(CpuOptions{.threads = 2, .amx = false});
+    check_random_shapes<bfloat16>(device, 3e-2);
+    check_random_shapes<Q8>(device, 4e-2);
+}
+
 TEST_CASE("thousands of keys agree with brute force, and any number of threads gives the same bits") {
     // One head and many threads: the keys of a decode step are shared out too.
     for (const Index window : {Index{1100}, no_window}) {

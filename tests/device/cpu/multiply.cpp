@@ -27,9 +27,9 @@ struct Numbers {
 };
 
 template <class S, class Architecture>
-void check_products(const std::vector<std::array<Index, 3>>& shapes) {
+void check_products(const std::vector<std::array<Index, 3>>& shapes, const CpuOptions& options = {.threads = 2}) {
     using A = Activation<S>;
-    const BasicCpu<Architecture> device(2);
+    const BasicCpu<Architecture> device(options);
     typename BasicCpu<Architecture>::Workspace workspace;
     std::mt19937 random(11);
     for (const auto& shape : shapes) {
@@ -72,19 +72,23 @@ void check_products(const std::vector<std::array<Index, 3>>& shapes) {
     }
 }
 
+// Around the sizes of registers, tiles and blocks; one input; one output.
+const std::vector<std::array<Index, 3>> shapes{
+    {1, 1, 1},     {2, 3, 5},      {1, 9, 31},   {3, 8, 32},   {4, 17, 33},   {6, 7, 64},    {7, 40, 100},  {13, 5, 65},
+    {16, 64, 128}, {1, 130, 1000}, {97, 12, 40}, {200, 9, 16}, {5, 300, 513}, {23, 83, 600}, {103, 20, 257}};
+
 }  // namespace
 
 TEST_CASE_TEMPLATE("products agree with double precision, and a token alone gives the bits it gives in a chunk",
                    Architecture, MISTRAL_TEST_ARCHITECTURES) {
-    // Around the sizes of registers, tiles and blocks; one input; one output.
-    const std::vector<std::array<Index, 3>> shapes{{1, 1, 1},     {2, 3, 5},      {1, 9, 31},    {3, 8, 32},
-                                                   {4, 17, 33},   {6, 7, 64},     {7, 40, 100},  {13, 5, 65},
-                                                   {16, 64, 128}, {1, 130, 1000}, {97, 12, 40},  {200, 9, 16},
-                                                   {5, 300, 513}, {23, 83, 600},  {103, 20, 257}};
     check_products<float, Architecture>(shapes);
     check_products<half, Architecture>(shapes);
     check_products<bfloat16, Architecture>(shapes);
     check_products<double, Architecture>(shapes);
+}
+
+TEST_CASE("so do those of bfloat16 without tiles" * doctest::skip(!has_tiles())) {
+    check_products<bfloat16, NativeInstructionSet>(shapes, {.threads = 2, .amx = false});
 }
 
 TEST_CASE("assigning forgets what stood there") {

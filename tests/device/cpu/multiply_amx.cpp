@@ -9,7 +9,10 @@
 #include <cmath>
 #include <cstring>
 #include <random>
+#include <span>
 #include <vector>
+
+#include "device/cpu/architectures.hpp"
 
 using namespace mistral;
 
@@ -33,20 +36,20 @@ std::vector<float> multiply(ThreadPool& pool, const PackedMatrix<Q>& weights, co
     BasicWorkspace<AlignedBuffer<std::byte>> workspace;
     std::vector<float> out(static_cast<std::size_t>(tokens * weights.rows()), 1.0f);
     const Product product{weights, MatrixView<float>(out.data(), tokens, weights.rows())};
-    cpu::multiply_by_amx(pool, {x, tokens, weights.cols()}, std::span(&product, 1), Update::add, workspace);
+    cpu::multiply<Amx, Q>(pool, {x, tokens, weights.cols()}, std::span(&product, 1), Update::add, workspace);
     return out;
 }
 
 }  // namespace
 
 TEST_CASE_TEMPLATE("by tiles, quantised products agree with double precision on numbers rounded to bfloat16" *
-                       doctest::skip(!cpu::amx_is_available()),
+                       doctest::skip(!has_tiles()),
                    Q, Q8, Q4) {
     std::mt19937 random(8);
     // Around the sizes of tiles, of steps that are unpacked at once and of tasks; one of each.
-    const std::vector<std::array<Index, 3>> shapes{{1, 1, 1},     {2, 33, 64},     {15, 31, 65},
-                                                   {16, 64, 128}, {17, 40, 511},   {32, 5, 512},
-                                                   {33, 97, 513}, {70, 130, 1100}, {530, 70, 100}};
+    const std::vector<std::array<Index, 3>> shapes{{1, 1, 1},      {2, 33, 64},    {15, 31, 65},   {16, 64, 128},
+                                                   {17, 40, 511},  {32, 5, 512},   {33, 97, 513},  {70, 130, 1100},
+                                                   {530, 70, 100}, {512, 300, 40}, {512, 300, 600}};
     for (const auto& shape : shapes) {
         const Index tokens = shape[0], outputs = shape[1], inputs = shape[2];
         CAPTURE(tokens);
@@ -87,8 +90,41 @@ TEST_CASE_TEMPLATE("by tiles, quantised products agree with double precision on 
     }
 }
 
+TEST_CASE("by tiles, rows of bfloat16 that lie apart are multiplied as rows side by side, by hundreds of tokens" *
+          doctest::skip(!has_tiles())) {
+    constexpr Index tokens = 600, outputs = 50, inputs = 70, stride = 83;
+    std::mt19937 random(10);
+    ThreadPool pool(2);
+    std::vector<bfloat16> apart(static_cast<std::size_t>(outputs * stride)), together;
+    for (bfloat16& weight : apart) weight = static_cast<bfloat16>(std::normal_distribution<float>()(random));
+    for (Index r = 0; r < outputs; ++r)
+        together.insert(together.end(), apart.begin() + r * stride, apart.begin() + r * stride + inputs);
+    const auto x = numbers(tokens * inputs, random);
+    const auto multiply_by = [&](const bfloat16* weights, Index step) {
+        BasicWorkspace<AlignedBuffer<std::byte>> workspace;
+        std::vector<float> out(static_cast<std::size_t>(tokens * outputs));
+        const HostMatrix<bfloat16> matrix{{weights, outputs, inputs, step}, nullptr};
+        const Product product{matrix, MatrixView<float>(out.data(), tokens, outputs)};
+        cpu::multiply<Amx, bfloat16>(pool, {x.data(), tokens, inputs}, std::span(&product, 1), Update::assign,
+                                     workspace);
+        return out;
+    };
+    const auto out = multiply_by(apart.data(), stride);
+    CHECK(out == multiply_by(together.data(), inputs));
+    double worst = 0;
+    for (Index t = 0; t < tokens; ++t)
+        for (Index r = 0; r < outputs; ++r) {
+            double exact = 0;
+            for (Index i = 0; i < inputs; ++i)
+                exact += rounded(x[static_cast<std::size_t>(t * inputs + i)]) *
+                         static_cast<double>(together[static_cast<std::size_t>(r * inputs + i)]);
+            worst = std::max(worst, std::abs(out[static_cast<std::size_t>(t * outputs + r)] - exact));
+        }
+    CHECK(worst < 1e-4);  // sums of 70 products of order 1 round to within 1e-5 of a few dozen
+}
+
 TEST_CASE("balanced prompts are multiplied by tiles, and neither short passes nor those of other precisions" *
-          doctest::skip(!cpu::amx_is_available())) {
+          doctest::skip(!has_tiles())) {
     constexpr Index outputs = 40, inputs = 200;
     std::mt19937 random(9);
     ThreadPool pool(2);

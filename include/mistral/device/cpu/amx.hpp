@@ -1,6 +1,5 @@
 #pragma once
 
-#include <mistral/base/intrinsics.hpp>
 #include <mistral/base/types.hpp>
 #include <mistral/device/cpu/instruction_set.hpp>
 
@@ -8,7 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#if defined(MISTRAL_HAS_AVX512_DOT) && defined(__linux__)
+#if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -22,7 +21,7 @@ namespace mistral::cpu {
 /// Whether this process may use tiles of bfloat16. The first call asks the system, which then saves more registers of
 /// the process's threads, and wants larger alternate stacks for signals.
 [[nodiscard]] inline bool amx_is_available() {
-#if defined(MISTRAL_HAS_AVX512_DOT) && defined(__linux__)
+#if defined(__x86_64__) && defined(__linux__)
     static const bool available = [] {
         constexpr unsigned bfloat16_tiles = 1u << 22, tiles = 1u << 24;
         constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
@@ -36,8 +35,8 @@ namespace mistral::cpu {
 #endif
 }
 
-inline constexpr Index amx_rows = 16;   ///< of a tile, at most
-inline constexpr Index amx_pairs = 16;  ///< of bfloat16 elements in a row
+inline constexpr Index amx_rows = 16;     ///< of a tile, at most
+inline constexpr Index amx_columns = 16;  ///< elements of 32 bits, or pairs of bfloat16, in a row
 
 #if defined(MISTRAL_HAS_AVX512_DOT)
 /// The registers of this thread, while it lives: 0 … 3 hold sums [tokens, 16] of binary32, 4 and 5 tokens [tokens, 16
@@ -57,7 +56,7 @@ class AmxRegisters {
         static_assert(sizeof(config) == 64);
         for (std::size_t tile = 0; tile < 8; ++tile) {
             config.row_bytes[tile] = 64;
-            config.rows[tile] = static_cast<std::uint8_t>(tile < 6 ? tokens : amx_pairs);
+            config.rows[tile] = static_cast<std::uint8_t>(tile < 6 ? tokens : amx_rows);
         }
         asm volatile("ldtilecfg %0" ::"m"(config));
     }

@@ -35,12 +35,11 @@ void multiply_tiles(const AmxOperand& tokens, const AmxOperand& weights, Index s
     using Registers = AmxRegisters;
     constexpr bool two = token_tiles == 2;
     const Index row_bytes = sums.row * Index{sizeof(float)};
-    float* const second = sums.first + sums.token_tile;
     if (adds) {
         Registers::load<0>(sums.first, row_bytes);
         Registers::load<1>(sums.first + sums.output_tile, row_bytes);
-        if constexpr (two) Registers::load<2>(second, row_bytes);
-        if constexpr (two) Registers::load<3>(second + sums.output_tile, row_bytes);
+        if constexpr (two) Registers::load<2>(sums.first + sums.token_tile, row_bytes);
+        if constexpr (two) Registers::load<3>(sums.first + sums.token_tile + sums.output_tile, row_bytes);
     } else {
         Registers::clear<0>();
         Registers::clear<1>();
@@ -66,8 +65,8 @@ void multiply_tiles(const AmxOperand& tokens, const AmxOperand& weights, Index s
     }
     Registers::store<0>(sums.first, row_bytes);
     Registers::store<1>(sums.first + sums.output_tile, row_bytes);
-    if constexpr (two) Registers::store<2>(second, row_bytes);
-    if constexpr (two) Registers::store<3>(second + sums.output_tile, row_bytes);
+    if constexpr (two) Registers::store<2>(sums.first + sums.token_tile, row_bytes);
+    if constexpr (two) Registers::store<3>(sums.first + sums.token_tile + sums.output_tile, row_bytes);
 }
 
 }  // namespace mistral::cpu

@@ -1,16 +1,20 @@
 #pragma once
 
 #include <mistral/base/host_matrix.hpp>
+#include <mistral/base/matrix_view.hpp>
 #include <mistral/base/rounding.hpp>
 #include <mistral/device/cpu/amx.hpp>
+#include <mistral/device/cpu/avx512_dot.hpp>
 #include <mistral/device/cpu/avx512_pairs.hpp>
 #include <mistral/device/cpu/packed_matrix.hpp>
 #include <mistral/device/cpu/quad_lanes.hpp>
+#include <mistral/scalar/quantization.hpp>
 
 #if defined(MISTRAL_HAS_AVX512_DOT)
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 
@@ -18,9 +22,9 @@
 /// one step after the other.
 namespace mistral::cpu {
 
-inline constexpr Index amx_outputs = 32;
-inline constexpr Index amx_inputs = 2 * amx_pairs;
-inline constexpr Index amx_tile = amx_pairs * 16;  ///< elements of 32 bits
+inline constexpr Index amx_outputs = 2 * amx_columns;
+inline constexpr Index amx_inputs = 2 * amx_columns;
+inline constexpr Index amx_tile = amx_rows * amx_columns;  ///< elements of 32 bits
 
 [[nodiscard]] inline Index amx_steps(const HostMatrix<bfloat16>& weights) {
     return divide_up(weights.cols(), amx_inputs);

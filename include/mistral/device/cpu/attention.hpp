@@ -5,6 +5,7 @@
 #include <mistral/base/shape.hpp>
 #include <mistral/base/window.hpp>
 #include <mistral/device/cpu/attention_tile.hpp>
+#include <mistral/device/cpu/attention_tile_amx.hpp>
 #include <mistral/device/cpu/attention_tile_avx512_dot.hpp>
 #include <mistral/device/cpu/key_value_run.hpp>
 #include <mistral/device/cpu/partial_attention.hpp>

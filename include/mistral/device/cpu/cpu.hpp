@@ -2,6 +2,7 @@
 
 #include <mistral/base/host_matrix.hpp>
 #include <mistral/base/rounding.hpp>
+#include <mistral/device/cpu/amx.hpp>
 #include <mistral/device/cpu/attention.hpp>
 #include <mistral/device/cpu/cpu_base.hpp>
 #include <mistral/device/cpu/elementwise.hpp>
@@ -61,8 +62,8 @@ class BasicCpu : public CpuBase {
     template <class S>
     void multiply(MatrixView<const Activation<S>> x, std::span<const Product<HostMatrix<S>, Activation<S>>> products,
                   Update update, Workspace& workspace) const {
-        if constexpr (std::same_as<S, bfloat16>)
-            if (cpu::is_multiplied_by_amx<Architecture>(pool(), x, products, update, workspace)) return;
+        if constexpr (may_have_amx && std::same_as<S, bfloat16>)
+            if (uses_amx()) return cpu::multiply<Amx, S>(pool(), x, products, update, workspace);
         cpu::multiply<Architecture, S>(pool(), x, products, update, workspace);
     }
 
@@ -72,7 +73,8 @@ class BasicCpu : public CpuBase {
         using Digit = typename cpu::QuadLanes<Architecture>::Digit;
         const bool may_be_coarse =
             activation_precision() == ActivationPrecision::balanced && x.rows() > always_precise_tokens;
-        if (may_be_coarse && cpu::is_multiplied_by_amx<Architecture>(pool(), x, products, update, workspace)) return;
+        if constexpr (may_have_amx)
+            if (may_be_coarse && uses_amx()) return cpu::multiply<Amx, Q>(pool(), x, products, update, workspace);
         if (activation_precision() == ActivationPrecision::fast ||
             (may_be_coarse && std::same_as<Q, Q4> && sizeof(Digit) == 1))
             cpu::multiply<Architecture, 8, Q>(pool(), x, products, update, workspace);
@@ -113,6 +115,8 @@ class BasicCpu : public CpuBase {
                 MatrixView<const CachedElement<C>> values, std::span<const CachedRun<C>> runs, const Shape& shape,
                 MatrixView<Activation<C>> out, Workspace& workspace) const {
         assert(queries.cols() == shape.query_heads * shape.head_dim && out.cols() == queries.cols());
+        if constexpr (may_have_amx && (std::same_as<C, bfloat16> || std::same_as<C, Q8>))
+            if (uses_amx()) return cpu::attend<Amx, C>(pool(), queries, keys, values, runs, shape, out, workspace);
         cpu::attend<Architecture, C>(pool(), queries, keys, values, runs, shape, out, workspace);
     }
 
@@ -122,7 +126,12 @@ class BasicCpu : public CpuBase {
                  [&](Index t) { cpu::swiglu_row<Architecture>(gate.row(t), up.row(t), gate.cols(), out.row(t)); });
     }
 
+    /// Whether bfloat16 is multiplied by tiles.
+    [[nodiscard]] bool uses_amx() const { return may_have_amx && may_use_amx() && cpu::amx_is_available(); }
+
   private:
+    static constexpr bool may_have_amx = std::same_as<Architecture, Avx512Dot>;
+
     /// Of the token that is this row of all runs.
     static Index position_of(Index row, std::span<const TokenRun> runs) {
         std::size_t i = 0;

@@ -26,7 +26,7 @@ enum class ActivationPrecision {
     precise,   ///< 15 bits: a token gives the same bits in any chunk
     balanced,  ///< coarser in passes of more than 32 tokens, such as prompts, where that is faster: as bfloat16, or,
                ///< for Q4, whose weights are rounded more coarsely by far, in 8 bits; 15 otherwise
-    fast,      ///< 8 bits: a token gives the same bits in any chunk
+    fast,      ///< 8 bits: a token gives the same bits in any chunk; with AMX, prompts are slower than balanced ones
 };
 
 /// Balanced passes of so many tokens are precise: the longest draft is among them.
@@ -39,6 +39,9 @@ struct CpuOptions {
     /// serves as many callers at the same time as there are threads with sessions.
     Executor executor = nullptr;
     ActivationPrecision activation_precision = ActivationPrecision::balanced;
+    /// Whether tiles of AMX are used where processor and system have them. Linux saves more registers of a process's
+    /// threads then, and wants alternate stacks for signals to be as large as sysconf(_SC_SIGSTKSZ) tells.
+    bool amx = true;
 };
 
 /// How the processor keeps a matrix: quantised ones in an order of its own, others where they are.
@@ -64,7 +67,7 @@ class CpuBase {
     /// Computes on `threads` threads, the caller's included; 0 means one per core. Throws Error for a nonsense number.
     explicit CpuBase(Index threads = 0) : CpuBase(CpuOptions{.threads = threads}) {}
     explicit CpuBase(const CpuOptions& options)
-        : pool_(make_pool(options)), activation_precision_(options.activation_precision) {}
+        : pool_(make_pool(options)), activation_precision_(options.activation_precision), may_use_amx_(options.amx) {}
 
     [[nodiscard]] Index threads() const { return pool_->threads(); }
 
@@ -137,6 +140,7 @@ class CpuBase {
   protected:
     [[nodiscard]] ThreadPool& pool() const { return *pool_; }
     [[nodiscard]] ActivationPrecision activation_precision() const { return activation_precision_; }
+    [[nodiscard]] bool may_use_amx() const { return may_use_amx_; }
 
   private:
     static std::shared_ptr<ThreadPool> make_pool(const CpuOptions& options) {
@@ -147,6 +151,7 @@ class CpuBase {
 
     std::shared_ptr<ThreadPool> pool_;
     ActivationPrecision activation_precision_;
+    bool may_use_amx_;
 };
 
 }  // namespace mistral

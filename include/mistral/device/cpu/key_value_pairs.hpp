@@ -2,10 +2,13 @@
 
 #include <mistral/base/matrix_view.hpp>
 #include <mistral/base/rounding.hpp>
+#include <mistral/base/shape.hpp>
 #include <mistral/device/cpu/attention_tile.hpp>
 #include <mistral/device/cpu/avx512_pairs.hpp>
 #include <mistral/device/cpu/key_value_run.hpp>
 #include <mistral/device/cpu/partial_attention.hpp>
+#include <mistral/device/cpu/simd.hpp>
+#include <mistral/scalar/cached_row.hpp>
 
 #if defined(MISTRAL_HAS_AVX512_DOT)
 #include <algorithm>
@@ -17,9 +20,7 @@
 
 namespace mistral::cpu {
 
-/// Asks for the lines at `ahead`, if any, and moves on. With as many as there are vectors in a step, a block of
-/// bfloat16, or two of Q8, are fetched while their predecessor is multiplied; more at once are too many for the
-/// processor, which ignores them.
+/// Asks for the lines at `ahead`, if any, and moves on.
 template <std::size_t lines>
 void fetch_lines(const std::byte*& ahead) {
     if (ahead == nullptr) return;
@@ -70,7 +71,8 @@ class KeyValuePairs {
           values_(keys_.data() + width_ / 2 * keys_per_block, keys_per_block / 2, width_),
           gathered_(reinterpret_cast<Element*>(values_.data() + keys_per_block / 2 * width_), keys_per_block, width_) {}
 
-    /// Looks up the block's keys, or its values; `gathered` is free again once they are rearranged.
+    /// Looks up the block's keys, or its values. Where they have to be gathered, this overwrites those of the call
+    /// before.
     void find_keys(const Positions& positions) { find(positions, &KeyValueRun<C>::keys, key_side_); }
     void find_values(const Positions& positions) { find(positions, &KeyValueRun<C>::values, value_side_); }
     [[nodiscard]] const Side& key_side() const { return key_side_; }
@@ -78,6 +80,7 @@ class KeyValuePairs {
 
     [[nodiscard]] const std::uint32_t* keys() const { return keys_.data(); }          ///< as pair_keys made them
     [[nodiscard]] MatrixView<const std::uint32_t> values() const { return values_; }  ///< as pair_values made them
+    /// Of keys_per_block * width elements of the cache, free until keys are looked up.
     [[nodiscard]] float* free_memory() const { return reinterpret_cast<float*>(gathered_.data()); }
 
     /// Transposes `count` of the keys: [width / 2, count] pairs of elements of a key.

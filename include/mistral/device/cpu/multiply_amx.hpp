@@ -10,16 +10,16 @@
 #include <mistral/device/cpu/thread_pool.hpp>
 #include <mistral/device/device.hpp>
 
+#if defined(MISTRAL_HAS_AVX512_DOT)
 #include <algorithm>
 #include <cassert>
 #include <concepts>
 #include <cstdint>
 #include <span>
 
-#if defined(MISTRAL_HAS_AVX512_DOT)
-
 /// Linear maps by tiles of bfloat16. Activations are rounded to bfloat16, and so are the weights that levels and scales
-/// stand for. Sums are binary32, in the order of the inputs, so that a token gives the same bits alone or in a chunk.
+/// stand for. Sums are binary32, in an order that depends on nothing but the number of inputs, so that a token gives
+/// the same bits alone or in a chunk.
 namespace mistral::cpu {
 
 /// Steps of inputs that are multiplied one after the other in registers: their weights stay in L1 while tokens pass.
@@ -65,9 +65,12 @@ class AmxTokens {
 /// The products of weights with packed tokens.
 template <class Matrix>
 class AmxBlock {
+    /// Sums of two tiles that are kept between stretches of steps. With the tokens of a stretch, they stay in L2.
+    static constexpr Index sums_at_once = 256;
+
   public:
     /// Elements of 32 bits of scratch memory that a worker needs.
-    static constexpr Index scratch_size = (2 * amx_steps_at_once + 2 * 256) * amx_tile;
+    static constexpr Index scratch_size = 2 * (amx_steps_at_once + sums_at_once) * amx_tile;
 
     AmxBlock(const Matrix& weights, const AmxTokens& tokens, const bfloat16* x, MatrixView<float> out, Update update,
              std::uint32_t* scratch)
@@ -91,9 +94,6 @@ class AmxBlock {
     }
 
   private:
-    static constexpr Index sums_at_once = 256;  // of two tiles each, which stay in L2 with as many steps of tokens
-    static_assert(scratch_size == 2 * (amx_steps_at_once + sums_at_once) * amx_tile);
-
     /// Outputs of all tiles of tokens, some steps after the other, with the sums in memory between them.
     void multiply(Index first_output, Index last_output, Index first_tile, Index last_tile) const {
         for (Index step = 0; step < tokens_.steps(); step += amx_steps_at_once) {
@@ -146,11 +146,12 @@ class AmxBlock {
 
 /// x [tokens, inputs], of each product the weights [outputs, inputs] -> out [tokens, outputs].
 template <class Matrix, class Workspace>
-void multiply_by_amx(ThreadPool& pool, MatrixView<const float> x, std::span<const Product<Matrix, float>> products,
-                     Update update, Workspace& workspace) {
+void multiply_by_tiles(ThreadPool& pool, MatrixView<const float> x, std::span<const Product<Matrix, float>> products,
+                       Update update, Workspace& workspace) {
     using Block = AmxBlock<Matrix>;
     constexpr Index tokens_per_task = 512;
     if (x.rows() == 0 || products.empty()) return;
+    assert(x.cols() > 0);
     const AmxTokens tokens(x.rows(), amx_steps(products.front().weights));
     auto frame = workspace.frame();
     bfloat16* const packed = frame.template matrix<bfloat16>(1, tokens.size()).data();
@@ -169,24 +170,16 @@ void multiply_by_amx(ThreadPool& pool, MatrixView<const float> x, std::span<cons
         });
 }
 
-}  // namespace mistral::cpu
-#endif
-
-namespace mistral::cpu {
-
-/// Multiplies by tiles, if the instruction set and the processor have them; returns whether.
-template <class Architecture, class Matrix, class Workspace>
-[[nodiscard]] bool is_multiplied_by_amx([[maybe_unused]] ThreadPool& pool, [[maybe_unused]] MatrixView<const float> x,
-                                        [[maybe_unused]] std::span<const Product<Matrix, float>> products,
-                                        [[maybe_unused]] Update update, [[maybe_unused]] Workspace& workspace) {
-#if defined(MISTRAL_HAS_AVX512_DOT)
-    if constexpr (std::same_as<Architecture, Avx512Dot>)
-        if (amx_is_available()) {
-            multiply_by_amx(pool, x, products, update, workspace);
-            return true;
-        }
-#endif
-    return false;
+template <std::same_as<Amx> Architecture, std::same_as<bfloat16> S, class Workspace>
+void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x,
+              std::span<const Product<HostMatrix<S>, Activation<S>>> products, Update update, Workspace& workspace) {
+    multiply_by_tiles(pool, x, products, update, workspace);
+}
+template <std::same_as<Amx> Architecture, QuantizedScalar Q, class Workspace>
+void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Product<PackedMatrix<Q>, float>> products,
+              Update update, Workspace& workspace) {
+    multiply_by_tiles(pool, x, products, update, workspace);
 }
 
 }  // namespace mistral::cpu
+#endif
