@@ -18,18 +18,15 @@
 /// top of Avx512Dot where the processor has them, which is asked at run time, as systems grant them to a process.
 namespace mistral::cpu {
 
-/// Whether this process may use tiles of bfloat16. The first call asks the system, which then saves more registers of
-/// the process's threads, and wants larger alternate stacks for signals.
+/// Whether this process may use tiles of bfloat16. Asks the system, which then saves more registers of the process's
+/// threads, and wants larger alternate stacks for signals.
 [[nodiscard]] inline bool amx_is_available() {
 #if defined(__x86_64__) && defined(__linux__)
-    static const bool available = [] {
-        constexpr unsigned bfloat16_tiles = 1u << 22, tiles = 1u << 24;
-        constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-        unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-        return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & bfloat16_tiles) && (edx & tiles) &&
-               ::syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
-    }();
-    return available;
+    constexpr unsigned bfloat16_tiles = 1u << 22, tiles = 1u << 24;
+    constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & bfloat16_tiles) && (edx & tiles) &&
+           ::syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 #else
     return false;
 #endif

@@ -2,7 +2,6 @@
 
 #include <mistral/base/host_matrix.hpp>
 #include <mistral/base/rounding.hpp>
-#include <mistral/device/cpu/amx.hpp>
 #include <mistral/device/cpu/attention.hpp>
 #include <mistral/device/cpu/cpu_base.hpp>
 #include <mistral/device/cpu/elementwise.hpp>
@@ -127,7 +126,7 @@ class BasicCpu : public CpuBase {
     }
 
     /// Whether bfloat16 is multiplied by tiles.
-    [[nodiscard]] bool uses_amx() const { return may_have_amx && may_use_amx() && cpu::amx_is_available(); }
+    [[nodiscard]] bool uses_amx() const { return may_have_amx && may_use_amx(); }
 
   private:
     static constexpr bool may_have_amx = std::same_as<Architecture, Avx512Dot>;

@@ -5,6 +5,7 @@
 #include <mistral/base/matrix_view.hpp>
 #include <mistral/base/ring.hpp>
 #include <mistral/base/workspace.hpp>
+#include <mistral/device/cpu/amx.hpp>
 #include <mistral/device/cpu/packed_matrix.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
 #include <mistral/device/device.hpp>
@@ -67,7 +68,9 @@ class CpuBase {
     /// Computes on `threads` threads, the caller's included; 0 means one per core. Throws Error for a nonsense number.
     explicit CpuBase(Index threads = 0) : CpuBase(CpuOptions{.threads = threads}) {}
     explicit CpuBase(const CpuOptions& options)
-        : pool_(make_pool(options)), activation_precision_(options.activation_precision), may_use_amx_(options.amx) {}
+        : pool_(make_pool(options)),
+          activation_precision_(options.activation_precision),
+          may_use_amx_(options.amx && cpu::amx_is_available()) {}
 
     [[nodiscard]] Index threads() const { return pool_->threads(); }
 

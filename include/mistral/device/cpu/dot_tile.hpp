@@ -65,11 +65,11 @@ struct TileSize {
     static constexpr bool many_registers = lanes<float, Architecture> >= 16;  // AVX-512 has 32, the others 16
     static constexpr bool one_vector =
         sizeof(typename WeightLanes<S, Architecture>::Operand) == sizeof(Batch<Activation<S>, Architecture>);
-    static constexpr int tokens = many_registers ? 6 : one_vector ? 3 : 2;
+    static constexpr int tokens = many_registers ? (one_vector ? 6 : 5) : one_vector ? 3 : 2;
 
     /// Weight rows beside so many tokens: the fewer tokens, the more rows, which are so many streams from memory.
     static constexpr int rows(int tokens) {
-        if (many_registers && (tokens == 4 || (tokens == 3 && !one_vector))) return 6;
+        if (many_registers && tokens == (one_vector ? 4 : 3)) return 6;
         return tokens <= (many_registers ? 3 : 1) ? 8 : 4;
     }
     /// Memory is all for one token, and gives one long stream the fastest. Vectors must be so large that a single sum
