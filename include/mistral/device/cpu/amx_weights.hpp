@@ -63,14 +63,9 @@ inline void unpack_for_amx(const HostMatrix<bfloat16>& weights, Index output, In
 }
 
 /// Sixteen lanes of quads of levels -> the weights they stand for, rounded to bfloat16: the pairs of the first two,
-/// then those of the last two. Levels are put into the lowest bits of 2^23, which is then subtracted.
+/// then those of the last two.
 inline void widen_levels(__m512i levels, __m512 scales, std::uint32_t* pairs) {
-    const auto weight = [=](__m512i lowest) {
-        constexpr int and_then_or = 0xea;  // bit 4 a + 2 b + c is (a & b) | c
-        const __m512i bits =
-            _mm512_ternarylogic_epi32(lowest, _mm512_set1_epi32(0xff), _mm512_set1_epi32(0x4b000000), and_then_or);
-        return _mm512_mul_ps(_mm512_sub_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(0x1p23f + 128)), scales);
-    };
+    const auto weight = [=](__m512i lowest) { return _mm512_mul_ps(numbers_of_bytes<0>(lowest), scales); };
     static constexpr auto interleaved = [] {
         std::array<std::uint16_t, 32> words{};
         for (std::uint16_t i = 0; i < words.size(); ++i) words[i] = static_cast<std::uint16_t>(i / 2 + i % 2 * 16);

@@ -67,10 +67,7 @@ class AttentionTile<C, Amx> : public PairedAttention<C> {
                    keys_per_block) {}
 
     void attend(const Positions& positions, PartialAttention<float> result) {
-        pairs_.find_keys(positions);
-        pairs_.template pair_keys<keys_per_block>(0, pairs_.key_side().next);
-        pairs_.find_values(positions);
-        pairs_.pair_values(pairs_.value_side().next);
+        pairs_.pair(positions, true);
         for_tiles([&](Index q, auto tiles) {
             for (Index key = 0; key < keys_per_block; key += 32)
                 multiply_tiles<tiles>({queries_.row(q), width_, amx_rows * width_, 2 * amx_columns},

@@ -69,10 +69,7 @@ class AttentionTile<C, Avx512Dot> : public PairedAttention<C> {
 
     /// Rearranges the block's keys and values, and goes through the queries.
     void attend_many(const Positions& positions, PartialAttention<float> result) {
-        pairs_.find_keys(positions);
-        pairs_.template pair_keys<keys_per_block>(0, nullptr);
-        pairs_.find_values(positions);
-        pairs_.pair_values(nullptr);
+        pairs_.pair(positions, false);
         rows_from<rows_together>(0, positions.block, result);
     }
 

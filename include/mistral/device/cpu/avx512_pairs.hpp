@@ -54,15 +54,20 @@ inline void interleave(const bfloat16* a, const bfloat16* b, __m512i* pairs) {
     pairs[1] = _mm512_permutex2var_epi16(x, _mm512_loadu_si512(order.data() + 32), y);
 }
 
-/// Sixteen lanes of four integers -> those of their first and their last two as pairs. An integer and 128 are put into
-/// the lowest bits of 2^23, which is then subtracted; the upper half of a number so small is all there is to it.
+/// Sixteen lanes whose lowest bytes, flipped by `flip`, are numbers and 128 -> these numbers: they are put into the
+/// lowest bits of 2^23, which is then subtracted.
+template <std::uint8_t flip>
+[[nodiscard]] __m512 numbers_of_bytes(__m512i lanes) {
+    constexpr int and_then_xor = 0x6a;  // bit 4 a + 2 b + c is (a & b) ^ c
+    const __m512i bits =
+        _mm512_ternarylogic_epi32(lanes, _mm512_set1_epi32(0xff), _mm512_set1_epi32(0x4b000000 | flip), and_then_xor);
+    return _mm512_sub_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(0x1p23f + 128));
+}
+
+/// Sixteen lanes of four integers -> those of their first and their last two as pairs. The upper half of a number so
+/// small is all there is to it.
 inline void widen_quads(__m512i quads, __m512i* pairs) {
-    const auto number = [](__m512i lowest) {
-        constexpr int and_then_xor = 0x6a;  // bit 4 a + 2 b + c is (a & b) ^ c
-        const __m512i bits =
-            _mm512_ternarylogic_epi32(lowest, _mm512_set1_epi32(0xff), _mm512_set1_epi32(0x4b000080), and_then_xor);
-        return _mm512_castps_si512(_mm512_sub_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(0x1p23f + 128)));
-    };
+    const auto number = [](__m512i lowest) { return _mm512_castps_si512(numbers_of_bytes<128>(lowest)); };
     const auto pair = [&](__m512i even, __m512i odd) {
         return _mm512_or_si512(_mm512_srli_epi32(number(even), 16), number(odd));
     };

@@ -62,7 +62,7 @@ class BasicCpu : public CpuBase {
     void multiply(MatrixView<const Activation<S>> x, std::span<const Product<HostMatrix<S>, Activation<S>>> products,
                   Update update, Workspace& workspace) const {
         if constexpr (may_have_amx && std::same_as<S, bfloat16>)
-            if (uses_amx()) return cpu::multiply<Amx, S>(pool(), x, products, update, workspace);
+            if (may_use_amx()) return cpu::multiply<Amx, S>(pool(), x, products, update, workspace);
         cpu::multiply<Architecture, S>(pool(), x, products, update, workspace);
     }
 
@@ -73,7 +73,7 @@ class BasicCpu : public CpuBase {
         const bool may_be_coarse =
             activation_precision() == ActivationPrecision::balanced && x.rows() > always_precise_tokens;
         if constexpr (may_have_amx)
-            if (may_be_coarse && uses_amx()) return cpu::multiply<Amx, Q>(pool(), x, products, update, workspace);
+            if (may_be_coarse && may_use_amx()) return cpu::multiply<Amx, Q>(pool(), x, products, update, workspace);
         if (activation_precision() == ActivationPrecision::fast ||
             (may_be_coarse && std::same_as<Q, Q4> && sizeof(Digit) == 1))
             cpu::multiply<Architecture, 8, Q>(pool(), x, products, update, workspace);
@@ -115,7 +115,7 @@ class BasicCpu : public CpuBase {
                 MatrixView<Activation<C>> out, Workspace& workspace) const {
         assert(queries.cols() == shape.query_heads * shape.head_dim && out.cols() == queries.cols());
         if constexpr (may_have_amx && (std::same_as<C, bfloat16> || std::same_as<C, Q8>))
-            if (uses_amx()) return cpu::attend<Amx, C>(pool(), queries, keys, values, runs, shape, out, workspace);
+            if (may_use_amx()) return cpu::attend<Amx, C>(pool(), queries, keys, values, runs, shape, out, workspace);
         cpu::attend<Architecture, C>(pool(), queries, keys, values, runs, shape, out, workspace);
     }
 
@@ -125,10 +125,8 @@ class BasicCpu : public CpuBase {
                  [&](Index t) { cpu::swiglu_row<Architecture>(gate.row(t), up.row(t), gate.cols(), out.row(t)); });
     }
 
-    /// Whether bfloat16 is multiplied by tiles.
-    [[nodiscard]] bool uses_amx() const { return may_have_amx && may_use_amx(); }
-
   private:
+    /// Whether this may be a device that multiplies bfloat16 by tiles.
     static constexpr bool may_have_amx = std::same_as<Architecture, Avx512Dot>;
 
     /// Of the token that is this row of all runs.

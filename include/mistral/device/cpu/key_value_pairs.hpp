@@ -83,6 +83,14 @@ class KeyValuePairs {
     /// Of keys_per_block * width elements of the cache, free until keys are looked up.
     [[nodiscard]] float* free_memory() const { return reinterpret_cast<float*>(gathered_.data()); }
 
+    /// Looks up and rearranges all of the block. Where it is to fetch, the next block's memory is asked for meanwhile.
+    void pair(const Positions& positions, bool fetches) {
+        find_keys(positions);
+        pair_keys<keys_per_block>(0, fetches ? key_side_.next : nullptr);
+        find_values(positions);
+        pair_values(fetches ? value_side_.next : nullptr);
+    }
+
     /// Transposes `count` of the keys: [width / 2, count] pairs of elements of a key.
     template <Index count>
     void pair_keys(Index from, const std::byte* ahead) {
@@ -95,6 +103,9 @@ class KeyValuePairs {
             }
     }
 
+  private:
+    static constexpr Index elements_per_line = cache_line / Index{sizeof(Element)};
+
     /// Interleaves the values: [keys_per_block / 2, width] pairs of one element of consecutive values.
     void pair_values(const std::byte* ahead) {
         for (Index key = 0; key < keys_per_block; key += 2)
@@ -106,9 +117,6 @@ class KeyValuePairs {
                 _mm512_store_si512(values_.row(key / 2) + column + 16, pairs[1]);
             }
     }
-
-  private:
-    static constexpr Index elements_per_line = cache_line / Index{sizeof(Element)};
 
     /// Calls body(index in the block, row) for the keys or values of the block.
     template <class Body>
