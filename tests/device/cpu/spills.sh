@@ -8,11 +8,15 @@ set -eu
 
 command -v objdump >/dev/null || { echo "skipped: objdump is missing"; exit 77; }
 objdump -d --no-show-raw-insn "$1" | awk '
-    /^[0-9a-f]+ <.*>:$/ { name = $2; rows = /RowBlock/; count = 0; innermost_from = 0; split("", at); next }
+    /^[0-9a-f]+ <.*>:$/ {
+        name = $2; rows = /RowBlock/; stack = "\\(%rsp"
+        count = 0; innermost_from = 0; split("", at); next
+    }
+    $3 == "%rsp,%rbp" { stack = "\\(%r[sb]p" }  # elsewhere it is a register like others
     $1 ~ /^[0-9a-f]+:$/ {
         at[substr($1, 1, length($1) - 1)] = ++count
         is_dot[count] = $2 ~ (rows ? "^(vpdpbusd|vdpbf16ps|vpmaddwd|vfmadd231ps)$" : "^(vpdpbusd|vdpbf16ps)$")
-        is_spill[count] = /[yz]mm/ && /\(%r[sb]p/
+        is_spill[count] = /[yz]mm/ && $0 ~ stack
         is_exit[count] = $2 ~ /^(call|ret)/  # which no such loop has: a jump back across one is only the order of code
         if ($2 ~ /^j/ && ($3 in at)) {
             dots = spills = exits = 0
