@@ -8,6 +8,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <span>
 #include <vector>
@@ -90,27 +91,34 @@ TEST_CASE_TEMPLATE("by tiles, quantised products agree with double precision on 
     }
 }
 
-TEST_CASE("by tiles, rows of bfloat16 that lie apart are multiplied as rows side by side, by hundreds of tokens" *
-          doctest::skip(!has_tiles())) {
+TEST_CASE(
+    "by tiles, rows of bfloat16 that lie apart are multiplied as rows side by side, by hundreds of tokens or few" *
+    doctest::skip(!has_tiles())) {
     constexpr Index tokens = 600, outputs = 50, inputs = 70, stride = 83;
     std::mt19937 random(10);
     ThreadPool pool(2);
-    std::vector<bfloat16> apart(static_cast<std::size_t>(outputs * stride)), together;
-    for (bfloat16& weight : apart) weight = static_cast<bfloat16>(std::normal_distribution<float>()(random));
-    for (Index r = 0; r < outputs; ++r)
-        together.insert(together.end(), apart.begin() + r * stride, apart.begin() + r * stride + inputs);
+    // What lies between rows must not count.
+    std::vector<bfloat16> apart(static_cast<std::size_t>(outputs * stride), std::numeric_limits<bfloat16>::quiet_NaN());
+    std::vector<bfloat16> together(static_cast<std::size_t>(outputs * inputs));
+    for (bfloat16& weight : together) weight = static_cast<bfloat16>(std::normal_distribution<float>()(random));
+    for (Index r = 0; r < outputs; ++r) std::copy_n(together.begin() + r * inputs, inputs, apart.begin() + r * stride);
     const auto x = numbers(tokens * inputs, random);
-    const auto multiply_by = [&](const bfloat16* weights, Index step) {
+    const auto multiply_by = [&](const bfloat16* weights, Index step, Index first, Index count) {
         BasicWorkspace<AlignedBuffer<std::byte>> workspace;
-        std::vector<float> out(static_cast<std::size_t>(tokens * outputs));
+        std::vector<float> out(static_cast<std::size_t>(count * outputs));
         const HostMatrix<bfloat16> matrix{{weights, outputs, inputs, step}, nullptr};
-        const Product product{matrix, MatrixView<float>(out.data(), tokens, outputs)};
-        cpu::multiply<Amx, bfloat16>(pool, {x.data(), tokens, inputs}, std::span(&product, 1), Update::assign,
-                                     workspace);
+        const Product product{matrix, MatrixView<float>(out.data(), count, outputs)};
+        cpu::multiply<Amx, bfloat16>(pool, {x.data() + first * inputs, count, inputs}, std::span(&product, 1),
+                                     Update::assign, workspace);
         return out;
     };
-    const auto out = multiply_by(apart.data(), stride);
-    CHECK(out == multiply_by(together.data(), inputs));
+    const auto out = multiply_by(apart.data(), stride, 0, tokens);
+    CHECK(out == multiply_by(together.data(), inputs, 0, tokens));
+    for (const Index count : {1, 2, 15, 16, 17, 31, 32, 33}) {  // around what few tokens are, and around tiles
+        CAPTURE(count);
+        const auto few = multiply_by(apart.data(), stride, 40, count);
+        CHECK(std::equal(few.begin(), few.end(), out.begin() + 40 * outputs));
+    }
     double worst = 0;
     for (Index t = 0; t < tokens; ++t)
         for (Index r = 0; r < outputs; ++r) {

@@ -36,13 +36,13 @@ inline constexpr Index amx_rows = 16;     ///< of a tile, at most
 inline constexpr Index amx_columns = 16;  ///< elements of 32 bits, or pairs of bfloat16, in a row
 
 #if defined(MISTRAL_HAS_AVX512_DOT)
-/// The registers of this thread, while it lives: 0 … 3 hold sums [tokens, 16] of binary32, 4 and 5 tokens [tokens, 16
-/// pairs], 6 and 7 weights [16 pairs, 16 outputs]. In assembly, as then no compiler flag is needed beyond those of
+/// The registers of this thread, while it lives: 0 … 3 hold sums [rows, 16] of binary32, 4 and 5 left operands [rows,
+/// 16 pairs], 6 and 7 right ones [16 pairs, 16]. In assembly, as then no compiler flag is needed beyond those of
 /// Avx512Dot.
 class AmxRegisters {
   public:
-    /// For tiles of at most 16 tokens.
-    explicit AmxRegisters(Index tokens) {
+    /// For left operands of at most 16 rows.
+    explicit AmxRegisters(Index rows) {
         struct alignas(64) {
             std::uint8_t palette = 1;
             std::uint8_t start_row = 0;
@@ -53,7 +53,7 @@ class AmxRegisters {
         static_assert(sizeof(config) == 64);
         for (std::size_t tile = 0; tile < 8; ++tile) {
             config.row_bytes[tile] = 64;
-            config.rows[tile] = static_cast<std::uint8_t>(tile < 6 ? tokens : amx_rows);
+            config.rows[tile] = static_cast<std::uint8_t>(tile < 6 ? rows : amx_rows);
         }
         asm volatile("ldtilecfg %0" ::"m"(config));
     }
@@ -74,12 +74,13 @@ class AmxRegisters {
     static void store(void* rows, Index stride = 64) {
         asm volatile("tilestored %%tmm%c0, (%1,%2,1)" ::"i"(tile), "r"(rows), "r"(stride) : "memory");
     }
-    /// sums(t, r) += the dot product of the tokens' row t with the weights' column r. The 16 products of the pairs'
-    /// first elements are added one after the other, those of the second likewise, the two sums then, and the result to
-    /// `sums`, each time rounded to the nearest; subnormal numbers count as zero.
-    template <int sums, int tokens, int weights>
+    /// sums(i, j) += the dot product of row i of the left operand with column j of the right one. The 16 products of
+    /// the pairs' first elements are added one after the other, those of the second likewise, the two sums then, and
+    /// the result to `sums`, each time rounded to the nearest; subnormal numbers count as zero. So which operand is
+    /// left does not matter to the bits.
+    template <int sums, int left, int right>
     static void multiply_add() {
-        asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sums), "i"(tokens), "i"(weights));
+        asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sums), "i"(left), "i"(right));
     }
 };
 #endif

@@ -8,8 +8,8 @@
 
 namespace mistral::cpu {
 
-/// Where the tiles of an operand lie, in bytes: the rows of a tile, the next tile of tokens or of outputs, and the next
-/// step of 16 pairs, so far apart.
+/// Where the tiles of an operand lie, in bytes: the rows of a tile, the next tile, and the next step of 16 pairs, so
+/// far apart.
 struct AmxOperand {
     const std::byte* first;
     Index row, tile, step;
@@ -22,51 +22,55 @@ struct AmxOperand {
           step(steps * Index{sizeof(T)}) {}
 };
 
-/// Where sums lie: rows, the next tile of tokens, and the next of outputs, so many elements apart.
+/// Where sums lie: rows, those of the next tile of the left operand, and of the right one, so many elements apart.
 struct AmxSums {
     float* first;
-    Index row, token_tile, output_tile;
+    Index row, left_tile, right_tile;
 };
 
-/// One or two tiles of tokens with two of outputs: as many products for each tile that is loaded as registers allow.
-/// sums = or += the products of all steps.
-template <int token_tiles>
-void multiply_tiles(const AmxOperand& tokens, const AmxOperand& weights, Index steps, const AmxSums& sums, bool adds) {
+/// One or two tiles of the left operand with one or two of the right: the more, the more products are there for each
+/// tile that is loaded. sums = or += the products of all steps.
+template <int left_tiles, int right_tiles>
+void multiply_tiles(const AmxOperand& left, const AmxOperand& right, Index steps, const AmxSums& sums, bool adds) {
     using Registers = AmxRegisters;
-    constexpr bool two = token_tiles == 2;
+    constexpr bool lower = left_tiles == 2, beside = right_tiles == 2, diagonal = lower && beside;
+    float* const to[] = {sums.first, sums.first + sums.right_tile, sums.first + sums.left_tile,
+                         sums.first + sums.left_tile + sums.right_tile};
     const Index row_bytes = sums.row * Index{sizeof(float)};
     if (adds) {
-        Registers::load<0>(sums.first, row_bytes);
-        Registers::load<1>(sums.first + sums.output_tile, row_bytes);
-        if constexpr (two) Registers::load<2>(sums.first + sums.token_tile, row_bytes);
-        if constexpr (two) Registers::load<3>(sums.first + sums.token_tile + sums.output_tile, row_bytes);
+        Registers::load<0>(to[0], row_bytes);
+        if constexpr (beside) Registers::load<1>(to[1], row_bytes);
+        if constexpr (lower) Registers::load<2>(to[2], row_bytes);
+        if constexpr (diagonal) Registers::load<3>(to[3], row_bytes);
     } else {
         Registers::clear<0>();
-        Registers::clear<1>();
-        if constexpr (two) Registers::clear<2>();
-        if constexpr (two) Registers::clear<3>();
+        if constexpr (beside) Registers::clear<1>();
+        if constexpr (lower) Registers::clear<2>();
+        if constexpr (diagonal) Registers::clear<3>();
     }
     // In registers, as the assembly may change any memory.
-    const auto [x_first, x_row, x_tile, x_step] = tokens;
-    const auto [weights_first, weights_row, weights_tile, weights_step] = weights;
-    const std::byte* x = x_first;
-    const std::byte* weight = weights_first;
-    for (Index i = 0; i < steps; ++i, x += x_step, weight += weights_step) {
-        Registers::load<4>(x, x_row);
-        Registers::load<6>(weight, weights_row);
+    const auto [left_first, left_row, left_tile, left_step] = left;
+    const auto [right_first, right_row, right_tile, right_step] = right;
+    const std::byte* a = left_first;
+    const std::byte* b = right_first;
+    for (Index i = 0; i < steps; ++i, a += left_step, b += right_step) {
+        Registers::load<4>(a, left_row);
+        Registers::load<6>(b, right_row);
         Registers::multiply_add<0, 4, 6>();
-        Registers::load<7>(weight + weights_tile, weights_row);
-        Registers::multiply_add<1, 4, 7>();
-        if constexpr (two) {
-            Registers::load<5>(x + x_tile, x_row);
-            Registers::multiply_add<2, 5, 6>();
-            Registers::multiply_add<3, 5, 7>();
+        if constexpr (beside) {
+            Registers::load<7>(b + right_tile, right_row);
+            Registers::multiply_add<1, 4, 7>();
         }
+        if constexpr (lower) {
+            Registers::load<5>(a + left_tile, left_row);
+            Registers::multiply_add<2, 5, 6>();
+        }
+        if constexpr (diagonal) Registers::multiply_add<3, 5, 7>();
     }
-    Registers::store<0>(sums.first, row_bytes);
-    Registers::store<1>(sums.first + sums.output_tile, row_bytes);
-    if constexpr (two) Registers::store<2>(sums.first + sums.token_tile, row_bytes);
-    if constexpr (two) Registers::store<3>(sums.first + sums.token_tile + sums.output_tile, row_bytes);
+    Registers::store<0>(to[0], row_bytes);
+    if constexpr (beside) Registers::store<1>(to[1], row_bytes);
+    if constexpr (lower) Registers::store<2>(to[2], row_bytes);
+    if constexpr (diagonal) Registers::store<3>(to[3], row_bytes);
 }
 
 }  // namespace mistral::cpu

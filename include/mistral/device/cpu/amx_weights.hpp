@@ -43,21 +43,28 @@ template <QuantizedScalar Q>
     return weights.panel_bytes() / PackedMatrix<Q>::panel_rows;
 }
 
+/// A tile [16 outputs, 32 inputs] of rows, with zeros behind the last output and the last input.
+inline void copy_tile(MatrixView<const bfloat16> weights, Index output, Index step, bfloat16* tile) {
+    const Index inputs = std::min(amx_inputs, weights.cols() - step * amx_inputs);
+    for (Index r = 0; r < amx_rows; ++r, tile += amx_inputs) {
+        const bool exists = output + r < weights.rows();
+        _mm512_store_si512(
+            tile, exists ? load_pairs(weights.row(output + r) + step * amx_inputs, inputs) : _mm512_setzero_si512());
+    }
+}
+
 /// The steps first … last - 1 of the outputs from `output` on, with zeros behind the last output and the last input.
 inline void unpack_for_amx(const HostMatrix<bfloat16>& weights, Index output, Index first, Index last,
                            std::uint32_t* tiles) {
     const MatrixView<const bfloat16> view = weights.view;
     for (Index step = first; step < last; ++step)
-        for (Index row = output; row < output + amx_outputs; row += 16, tiles += amx_tile) {
-            const Index inputs = std::min(amx_inputs, view.cols() - step * amx_inputs);
-            if (row + 16 <= view.rows() && inputs == amx_inputs) {
+        for (Index row = output; row < output + amx_outputs; row += amx_rows, tiles += amx_tile) {
+            if (row + amx_rows <= view.rows() && (step + 1) * amx_inputs <= view.cols()) {
                 transpose_pairs(view.row(row) + step * amx_inputs, view.stride(), tiles, 16);
                 continue;
             }
-            alignas(64) std::array<bfloat16, std::size_t{16 * amx_inputs}> whole{};
-            for (Index r = 0; r < std::min<Index>(16, view.rows() - row); ++r)
-                _mm512_store_si512(whole.data() + r * amx_inputs,
-                                   load_pairs(view.row(row + r) + step * amx_inputs, inputs));
+            alignas(64) std::array<bfloat16, std::size_t{amx_rows * amx_inputs}> whole;
+            copy_tile(view, row, step, whole.data());
             transpose_pairs(whole.data(), amx_inputs, tiles, 16);
         }
 }

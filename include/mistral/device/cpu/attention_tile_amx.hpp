@@ -70,7 +70,7 @@ class AttentionTile<C, Amx> : public PairedAttention<C> {
         pairs_.pair(positions, true);
         for_tiles([&](Index q, auto tiles) {
             for (Index key = 0; key < keys_per_block; key += 32)
-                multiply_tiles<tiles>({queries_.row(q), width_, amx_rows * width_, 2 * amx_columns},
+                multiply_tiles<tiles, 2>({queries_.row(q), width_, amx_rows * width_, 2 * amx_columns},
                                       {pairs_.keys() + key, keys_per_block, 16, amx_columns * keys_per_block},
                                       width_ / (2 * amx_columns),
                                       {scores_.row(q) + key, keys_per_block, amx_rows * keys_per_block, 16}, false);
@@ -86,7 +86,7 @@ class AttentionTile<C, Amx> : public PairedAttention<C> {
         }
         for_tiles([&](Index q, auto tiles) {
             for (Index column = 0; column < width_; column += 32)
-                multiply_tiles<tiles>({weights_.row(q), keys_per_block, amx_rows * keys_per_block, 2 * amx_columns},
+                multiply_tiles<tiles, 2>({weights_.row(q), keys_per_block, amx_rows * keys_per_block, 2 * amx_columns},
                                       {pairs_.values().data() + column, width_, 16, amx_columns * width_},
                                       keys_per_block / (2 * amx_columns),
                                       {result.sums(q) + column, result.stride(), amx_rows * result.stride(), 16}, true);

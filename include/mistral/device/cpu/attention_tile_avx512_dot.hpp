@@ -141,10 +141,10 @@ class AttentionTile<C, Avx512Dot> : public PairedAttention<C> {
     }
 
     /// The scores of the paired keys, `count` vectors of them, for the queries from q on, as scores[…][from …].
-    /// Flattened, so that at any level of optimisation the sums are registers.
+    /// Flattened and by itself, so that at any level of optimisation, whatever surrounds it, the sums are registers.
     template <int rows, std::size_t count>
-    [[gnu::flatten]] void multiply_keys(Index q, Vector (&scores)[rows][vectors], std::size_t from,
-                                        const std::byte*& ahead) {
+    [[gnu::flatten, gnu::noinline]] void multiply_keys(Index q, Vector (&scores)[rows][vectors], std::size_t from,
+                                                       const std::byte*& ahead) {
         Vector sums[rows][count];
         unroll<rows * count>([&](auto i) { sums[i / count][i % count] = Vector(0.0f); });
         const std::uint32_t* key = pairs_.keys();
@@ -171,8 +171,9 @@ class AttentionTile<C, Avx512Dot> : public PairedAttention<C> {
     /// Adds the weighted values of `count` vectors of columns to the sums of the queries from q on. load(pair, x) gives
     /// those of the block's keys 2 pair and 2 pair + 1.
     template <int rows, std::size_t count, class Load>
-    [[gnu::flatten]] void add_columns(Index q, Index column, const Weights<rows>& weights, const Factors<rows>& rescale,
-                                      PartialAttention<float> result, const std::byte*& ahead, Load load) {
+    [[gnu::flatten, gnu::noinline]] void add_columns(Index q, Index column, const Weights<rows>& weights,
+                                                     const Factors<rows>& rescale, PartialAttention<float> result,
+                                                     const std::byte*& ahead, Load load) {
         Vector sums[rows][count];
         unroll<rows>([&](auto r) {
             const float* row = result.sums(q + static_cast<Index>(r)) + column;

@@ -11,8 +11,8 @@
 namespace mistral::cpu {
 
 /// Transposes 16 x 16 elements of 32 bits: row r begins at from + r * from_stride, column c at to + c * to_stride.
-template <class T>
-[[gnu::flatten]] void transpose(const T* from, Index from_stride, std::uint32_t* to, Index to_stride) {
+template <class From, class To>
+[[gnu::flatten]] void transpose(const From* from, Index from_stride, To* to, Index to_stride) {
     __m512i a[16], b[16];
     unroll<8>([&](auto i) {
         const __m512i even = _mm512_loadu_si512(from + Index{2 * i} * from_stride);

@@ -4,8 +4,9 @@
 #include <mistral/base/rounding.hpp>
 #include <mistral/device/cpu/amx.hpp>
 #include <mistral/device/cpu/amx_product.hpp>
+#include <mistral/device/cpu/amx_row_block.hpp>
+#include <mistral/device/cpu/amx_tokens.hpp>
 #include <mistral/device/cpu/amx_weights.hpp>
-#include <mistral/device/cpu/avx512_dot.hpp>
 #include <mistral/device/cpu/tasks.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
 #include <mistral/device/device.hpp>
@@ -21,46 +22,6 @@
 /// stand for. Sums are binary32, in an order that depends on nothing but the number of inputs, so that a token gives
 /// the same bits alone or in a chunk.
 namespace mistral::cpu {
-
-/// Steps of inputs that are multiplied one after the other in registers: their weights stay in L1 while tokens pass.
-inline constexpr Index amx_steps_at_once = 16;
-
-/// x [tokens, inputs], rounded: a tile [tile_tokens, 32] of each step. What one stretch of steps reads lies together:
-/// tiles of tokens a power of two apart would share few lines of a cache.
-class AmxTokens {
-  public:
-    AmxTokens(Index tokens, Index steps)
-        : tile_tokens_(std::min(amx_rows, tokens)), tiles_(divide_up(tokens, tile_tokens_)), steps_(steps) {}
-
-    [[nodiscard]] Index tile_tokens() const { return tile_tokens_; }  ///< 16; fewer where there are no more
-    [[nodiscard]] Index tiles() const { return tiles_; }
-    [[nodiscard]] Index steps() const { return steps_; }
-    [[nodiscard]] Index tile_size() const { return tile_tokens_ * amx_inputs; }
-    /// From a tile of tokens to the next, with the same step.
-    [[nodiscard]] Index tile_stride() const { return amx_steps_at_once * tile_size(); }
-    [[nodiscard]] Index size() const { return divide_up(steps_, amx_steps_at_once) * tiles_ * tile_stride(); }
-    [[nodiscard]] Index offset(Index tile, Index step) const {
-        return (step / amx_steps_at_once * tiles_ + tile) * tile_stride() + step % amx_steps_at_once * tile_size();
-    }
-
-    /// One tile of tokens, with zeros behind the end.
-    void pack(MatrixView<const float> x, Index tile, bfloat16* packed) const {
-        for (Index step = 0; step < steps_; ++step)
-            for (Index t = 0; t < tile_tokens_; ++t) {
-                const Index token = tile * tile_tokens_ + t;
-                bfloat16* const to = packed + offset(tile, step) + t * amx_inputs;
-                const Index inputs =
-                    token < x.rows() ? std::clamp<Index>(x.cols() - step * amx_inputs, 0, amx_inputs) : 0;
-                if (inputs > 0) round_to_bfloat16(x.row(token) + step * amx_inputs, inputs, to);
-                std::fill(to + inputs, to + amx_inputs, bfloat16(0));
-            }
-    }
-
-  private:
-    Index tile_tokens_;
-    Index tiles_;
-    Index steps_;
-};
 
 /// The products of weights with packed tokens.
 template <class Matrix>
@@ -113,26 +74,15 @@ class AmxBlock {
     template <int tiles>
     float* add_steps(Index tile, Index step, Index steps, Index output, float* sums) const {
         constexpr Index two = 2 * amx_tile;
-        multiply_tiles<tiles>({x_ + tokens_.offset(tile, step), amx_inputs, tokens_.tile_stride(), tokens_.tile_size()},
-                              {unpacked_, 16, amx_tile, two}, steps, {sums, 16, two, amx_tile}, step > 0);
+        multiply_tiles<tiles, 2>(
+            {x_ + tokens_.offset(tile, step), amx_inputs, tokens_.tile_stride(), tokens_.tile_size()},
+            {unpacked_, 16, amx_tile, two}, steps, {sums, 16, two, amx_tile}, step > 0);
         if (step + steps == tokens_.steps())
-            for (Index t = 0; t < tiles; ++t) write((tile + t) * tokens_.tile_tokens(), output, sums + t * two);
+            for (Index t = 0; t < tiles; ++t)
+                for (Index part = 0; part < amx_outputs; part += amx_columns)
+                    write_tile(sums + t * two + part * amx_rows, out_, (tile + t) * tokens_.tile_tokens(),
+                               tokens_.tile_tokens(), output + part, update_);
         return sums + tiles * two;
-    }
-
-    /// The sums of a tile's tokens with 32 outputs.
-    void write(Index token, Index output, const float* sums) const {
-        const Index tokens = std::min(tokens_.tile_tokens(), out_.rows() - token);
-        for (Index part = 0; part < amx_outputs && output + part < out_.cols(); part += 16, sums += amx_tile) {
-            const Index outputs = std::min<Index>(16, out_.cols() - output - part);
-            const auto mask = static_cast<__mmask16>((1u << outputs) - 1);
-            for (Index t = 0; t < tokens; ++t) {
-                float* const to = out_.row(token + t) + output + part;
-                __m512 value = _mm512_load_ps(sums + t * 16);
-                if (update_ == Update::add) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), value);
-                _mm512_mask_storeu_ps(to, mask, value);
-            }
-        }
     }
 
     const Matrix& weights_;
@@ -170,10 +120,38 @@ void multiply_by_tiles(ThreadPool& pool, MatrixView<const float> x, std::span<co
         });
 }
 
+/// The same for at most AmxRowBlock::most_tokens.
+template <class Workspace>
+void multiply_few_by_tiles(ThreadPool& pool, MatrixView<const float> x,
+                           std::span<const Product<HostMatrix<bfloat16>, float>> products, Update update,
+                           Workspace& workspace) {
+    constexpr Index steps_to_pack = 64;
+    if (x.rows() == 0 || products.empty()) return;
+    const AmxColumns columns(x);
+    auto frame = workspace.frame();
+    std::uint32_t* const packed = frame.template matrix<std::uint32_t>(1, columns.size()).data();
+    pool.for_each(divide_up(columns.steps(), steps_to_pack), [&](Index, Index i) noexcept {
+        for (Index step = i * steps_to_pack; step < std::min(columns.steps(), (i + 1) * steps_to_pack); ++step)
+            columns.pack(step, packed);
+    });
+    const auto size = [&](const HostMatrix<bfloat16>& weights) {
+        return TaskSize(pool.threads(), x.rows(), x.rows(), weights.rows(), amx_output_bytes(weights), amx_rows);
+    };
+    for_each_product_task(
+        pool, products, size, [&](const auto& product, Index, Index row, Index, const TaskSize& task) {
+            assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
+            AmxRowBlock(product.weights.view, packed, product.out, update)
+                .run(row, std::min(product.weights.rows(), row + task.rows));
+        });
+}
+
 template <std::same_as<Amx> Architecture, std::same_as<bfloat16> S, class Workspace>
 void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x,
               std::span<const Product<HostMatrix<S>, Activation<S>>> products, Update update, Workspace& workspace) {
-    multiply_by_tiles(pool, x, products, update, workspace);
+    if (x.rows() <= AmxRowBlock::most_tokens)
+        multiply_few_by_tiles(pool, x, products, update, workspace);
+    else
+        multiply_by_tiles(pool, x, products, update, workspace);
 }
 template <std::same_as<Amx> Architecture, QuantizedScalar Q, class Workspace>
 void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Product<PackedMatrix<Q>, float>> products,
