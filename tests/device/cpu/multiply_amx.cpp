@@ -11,6 +11,7 @@
 #include <limits>
 #include <random>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 #include "device/cpu/architectures.hpp"
@@ -89,6 +90,50 @@ TEST_CASE_TEMPLATE("by tiles, quantised products agree with double precision on 
             CHECK(multiply(other, matrix, x.data(), tokens) == out);
         }
     }
+}
+
+TEST_CASE_TEMPLATE("by tiles of bytes, quantised products have the bits that they have without" *
+                       doctest::skip(!has_tiles()),
+                   Q, Q8, Q4) {
+    std::mt19937 random(11);
+    const auto check = [&]<int bits>(std::integral_constant<int, bits>, Index tokens, Index outputs, Index inputs) {
+        CAPTURE(bits);
+        CAPTURE(tokens);
+        CAPTURE(outputs);
+        CAPTURE(inputs);
+        ThreadPool pool(2);
+        const auto weights = numbers(outputs * inputs, random);
+        const float* from = weights.data();
+        const PackedMatrix<Q> matrix(pool, outputs, inputs, [from, count = inputs](Index row, float* to) {
+            std::copy_n(from + row * count, count, to);
+        });
+        auto x = numbers(tokens * inputs, random);
+        x.back() = std::numeric_limits<float>::infinity();  // makes its token NaN, and no other
+        const auto multiply_by = [&]<class Set>(ThreadPool& on, Set) {
+            BasicWorkspace<AlignedBuffer<std::byte>> workspace;
+            std::vector<float> out(static_cast<std::size_t>(tokens * outputs), 1.0f);
+            const Product product{matrix, MatrixView<float>(out.data(), tokens, outputs)};
+            cpu::multiply<Set, bits, Q>(on, {x.data(), tokens, inputs}, std::span(&product, 1), Update::add, workspace);
+            return out;
+        };
+        const auto expected = multiply_by(pool, Avx512Dot{});
+        CHECK(std::isnan(expected.back()));
+        for (const Index threads : {1, 2, 3, 8}) {
+            ThreadPool on(threads);
+            const auto out = multiply_by(on, Amx{});
+            CHECK(std::memcmp(out.data(), expected.data(), out.size() * sizeof(float)) == 0);
+        }
+    };
+    // Around the tokens from which on tiles are used, around tiles of tokens, around panels and groups; and several
+    // tasks of tokens.
+    for (const Index tokens : {1, 3, 4, 5, 8, 15, 16, 17, 31, 32, 33})
+        for (const Index outputs : {1, 32, 70})
+            for (const Index inputs : {1, 64, 200}) {
+                check(std::integral_constant<int, 15>{}, tokens, outputs, inputs);
+                check(std::integral_constant<int, 8>{}, tokens, outputs, inputs);
+            }
+    check(std::integral_constant<int, 15>{}, 130, 40, 2100);
+    check(std::integral_constant<int, 8>{}, 130, 40, 2100);
 }
 
 TEST_CASE(

@@ -18,14 +18,15 @@
 /// top of Avx512Dot where the processor has them, which is asked at run time, as systems grant them to a process.
 namespace mistral::cpu {
 
-/// Whether this process may use tiles of bfloat16. Asks the system, which then saves more registers of the process's
-/// threads, and wants larger alternate stacks for signals.
+/// Whether this process may use tiles of bfloat16 and of bytes. Asks the system, which then saves more registers of the
+/// process's threads, and wants larger alternate stacks for signals.
 [[nodiscard]] inline bool amx_is_available() {
 #if defined(__x86_64__) && defined(__linux__)
-    constexpr unsigned bfloat16_tiles = 1u << 22, tiles = 1u << 24;
+    constexpr unsigned tiles = 1u << 24, of_bfloat16 = 1u << 22, of_bytes = 1u << 25,
+                       all = tiles | of_bfloat16 | of_bytes;
     constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & bfloat16_tiles) && (edx & tiles) &&
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & all) == all &&
            ::syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 #else
     return false;
@@ -81,6 +82,11 @@ class AmxRegisters {
     template <int sums, int left, int right>
     static void multiply_add() {
         asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sums), "i"(left), "i"(right));
+    }
+    /// The same of quads of bytes, signed ones on the left, unsigned ones on the right, and sums of 32 bits, exact.
+    template <int sums, int left, int right>
+    static void multiply_add_bytes() {
+        asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sums), "i"(left), "i"(right));
     }
 };
 #endif

@@ -8,6 +8,7 @@
 #include <mistral/device/cpu/multiply.hpp>
 #include <mistral/device/cpu/multiply_amx.hpp>
 #include <mistral/device/cpu/multiply_quantized.hpp>
+#include <mistral/device/cpu/multiply_quantized_amx.hpp>
 #include <mistral/device/cpu/packed_matrix.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/device.hpp>
@@ -72,10 +73,14 @@ class BasicCpu : public CpuBase {
         using Digit = typename cpu::QuadLanes<Architecture>::Digit;
         const bool may_be_coarse =
             activation_precision() == ActivationPrecision::balanced && x.rows() > always_precise_tokens;
+        const bool is_fast = activation_precision() == ActivationPrecision::fast;
         if constexpr (may_have_amx)
-            if (may_be_coarse && may_use_amx()) return cpu::multiply<Amx, Q>(pool(), x, products, update, workspace);
-        if (activation_precision() == ActivationPrecision::fast ||
-            (may_be_coarse && std::same_as<Q, Q4> && sizeof(Digit) == 1))
+            if (may_use_amx()) {
+                if (may_be_coarse) return cpu::multiply<Amx, Q>(pool(), x, products, update, workspace);
+                if (is_fast) return cpu::multiply<Amx, 8, Q>(pool(), x, products, update, workspace);
+                return cpu::multiply<Amx, 15, Q>(pool(), x, products, update, workspace);
+            }
+        if (is_fast || (may_be_coarse && std::same_as<Q, Q4> && sizeof(Digit) == 1))
             cpu::multiply<Architecture, 8, Q>(pool(), x, products, update, workspace);
         else
             cpu::multiply<Architecture, 15, Q>(pool(), x, products, update, workspace);

@@ -23,14 +23,17 @@ namespace mistral::cpu {
 /// x [tokens, inputs], of each product the weights [outputs, inputs] -> out [tokens, outputs]; activations are integers
 /// of 15 or 8 bits.
 template <class Architecture, int bits, QuantizedScalar Q, class Workspace>
-void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Product<PackedMatrix<Q>, float>> products,
-              Update update, Workspace& workspace) {
+void multiply_panels(ThreadPool& pool, MatrixView<const float> x,
+                     std::span<const Product<PackedMatrix<Q>, float>> products, Update update,
+                     const PanelReading& reading, Workspace& workspace) {
     auto frame = workspace.frame();
     // One group more keeps rows from lying a power of two apart, where they would share few lines of a cache.
     using Lanes = QuadLanes<Architecture>;
     using Group = TokenGroup<bits, typename Lanes::Digit>;
     const auto tokens = frame.template matrix<Group>(x.rows(), groups_of(x.cols()) + 1);
-    pool.for_each(x.rows(), [&](Index, Index t) noexcept { quantize_row(x.row(t), x.cols(), tokens.row(t)); });
+    pool.for_each(x.rows(), [&](Index, Index t) noexcept {
+        for_each_group<Group>(x.row(t), x.cols(), [&](Index g, const Group& group) { tokens(t, g) = group; });
+    });
 
     constexpr Index token_multiple = 12;  // a few tiles
     const Index token_bytes = tokens.cols() * static_cast<Index>(sizeof(Group));
@@ -41,12 +44,19 @@ void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Produ
     for_each_product_task(
         pool, products, size, [&](const auto& product, Index, Index first, Index token, const TaskSize& task) {
             assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
-            const PanelBlock<Q, Architecture, Group> block(product.weights, tokens, product.out, update);
+            const PanelBlock<Q, Architecture, Group> block(product.weights, tokens, product.out, update, reading);
             const Index last = std::min(product.weights.panels(), first + task.rows);
             if (x.rows() == 1) return block.run_alone(first, last, 0);
             for (Index panel = first; panel < last; ++panel)
                 block.run(panel, token, std::min(x.rows(), token + task.tokens));
         });
+}
+
+template <class Architecture, int bits, QuantizedScalar Q, class Workspace>
+void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Product<PackedMatrix<Q>, float>> products,
+              Update update, Workspace& workspace) {
+    constexpr PanelReading reading = QuadLanes<Architecture>::template reading<Q>;
+    multiply_panels<Architecture, bits>(pool, x, products, update, reading, workspace);
 }
 
 }  // namespace mistral::cpu

@@ -11,28 +11,32 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <concepts>
 #include <cstddef>
 
 namespace mistral::cpu {
+
+/// The sums of a panel's rows with a token, which lie side by side, to out [tokens, outputs].
+inline void write_panel(const float* sums, Index panel, Index token, MatrixView<float> out, Update update) {
+    constexpr Index rows = PackedMatrix<Q8>::panel_rows;
+    static_assert(rows == PackedMatrix<Q4>::panel_rows);
+    float* const to = out.row(token) + panel * rows;
+    for (Index r = 0; r < std::min(rows, out.cols() - panel * rows); ++r)
+        to[r] = update == Update::add ? to[r] + sums[r] : sums[r];
+}
 
 /// The products of panels with quantised tokens [tokens, groups].
 template <QuantizedScalar Q, class Architecture, class Group>
 class PanelBlock {
   public:
-    PanelBlock(const PackedMatrix<Q>& weights, MatrixView<const Group> x, MatrixView<float> out, Update update)
-        : weights_(weights), x_(x), out_(out), update_(update) {}
+    PanelBlock(const PackedMatrix<Q>& weights, MatrixView<const Group> x, MatrixView<float> out, Update update,
+               const PanelReading& reading)
+        : weights_(weights), x_(x), out_(out), update_(update), reading_(reading) {}
 
-    /// One token with the panels first … last - 1, of which memory gives several at the same time faster than one.
+    /// One token with the panels first … last - 1, of which memory may give two at the same time faster than one.
     void run_alone(Index first, Index last, Index token) const {
-        constexpr Index streams = Lanes::template streams<Q>;
-        const Index length = streams == 1 ? 0 : (last - first) / streams;
-        for (Index panel = first; panel < first + length; ++panel) {
-            std::array<Index, std::size_t{streams}> panels;
-            unroll<panels.size()>([&](auto i) { panels[i] = panel + Index{i} * length; });
-            tile<1, panels.size()>(panels, token, nullptr, 0);
-        }
-        for (Index panel = first + streams * length; panel < last; ++panel) tile<1, 1>({panel}, token, nullptr, 0);
+        const Index pairs = reading_.two_streams ? (last - first) / 2 : 0;
+        for (Index panel = first; panel < first + pairs; ++panel) tile<1, 2>({panel, panel + pairs}, token, nullptr, 0);
+        for (Index panel = first + 2 * pairs; panel < last; ++panel) tile<1, 1>({panel}, token, nullptr, 0);
     }
 
     /// The tokens in as few tiles as hold them, all about equally large.
@@ -56,7 +60,7 @@ class PanelBlock {
         const Index large = tokens - (most - 1) * tiles;
         constexpr Index lines = Matrix::group_bytes / cache_line;
         constexpr Index groups_ahead = 4;
-        const Index lines_ahead = tiles > 1 || std::same_as<Q, Q4> ? divide_up(lines, tiles) : 0;
+        const Index lines_ahead = tiles > 1 || reading_.fetches_ahead ? divide_up(lines, tiles) : 0;
         const std::byte* ahead =
             weights_.panel(panel) + (tiles == 1 ? groups_ahead * Matrix::group_bytes : weights_.panel_bytes());
         for (Index i = 0; i < tiles; ++i, ahead += weights_.panel_bytes() / tiles)
@@ -94,7 +98,7 @@ class PanelBlock {
             std::array<float, Matrix::panel_rows> values;
             unroll<Lanes::vectors>(
                 [&](auto v) { Lanes::store(sums[i][v], values.data() + values.size() / Lanes::vectors * v); });
-            write(panel[p], token + static_cast<Index>(t), values);
+            write_panel(values.data(), panel[p], token + static_cast<Index>(t), out_, update_);
         });
     }
 
@@ -141,19 +145,11 @@ class PanelBlock {
         });
     }
 
-    void write(Index panel, Index token, const std::array<float, Matrix::panel_rows>& values) const {
-        const Index first = panel * Matrix::panel_rows;
-        float* out = out_.row(token) + first;
-        for (Index r = 0; r < std::min(Matrix::panel_rows, out_.cols() - first); ++r) {
-            const float value = values[static_cast<std::size_t>(r)];
-            out[r] = update_ == Update::add ? out[r] + value : value;
-        }
-    }
-
     const Matrix& weights_;
     MatrixView<const Group> x_;
     MatrixView<float> out_;
     Update update_;
+    PanelReading reading_;
 };
 
 }  // namespace mistral::cpu

@@ -21,6 +21,15 @@ inline constexpr auto unsigned_q4_levels = [] {
     return all;
 }();
 
+/// How memory gives panels the fastest, which differs between processors.
+struct PanelReading {
+    bool two_streams;    ///< two panels at the same time, for one token
+    bool fetches_ahead;  ///< for the few tokens of one tile: hardware alone is slower
+
+    /// For processors that have AMX.
+    static constexpr PanelReading amx() { return {.two_streams = true, .fetches_ahead = true}; }
+};
+
 /// The 32 rows of a panel as vectors of integers, and what is done with them: the primitives of quantised products that
 /// depend on the instruction set. A quad is four weights of each row, which meet four digits of a token. Weights are
 /// unsigned, level + 128, and sums start at what makes up for that. Here for every set, in a form that compilers can
@@ -35,7 +44,7 @@ struct QuadLanes {
     }
     static constexpr std::size_t vectors_at_once(int) { return vectors; }  // by tokens
     template <QuantizedScalar Q>
-    static constexpr Index streams = 1;  // panels to read at the same time for one token
+    static constexpr PanelReading reading{.two_streams = false, .fetches_ahead = std::same_as<Q, Q4>};
     struct Integers {
         std::array<std::int32_t, 32> lanes;
     };
@@ -99,8 +108,8 @@ struct QuadLanes<Avx512Dot> {
         return planes == 2 ? 4 : 6;
     }
     static constexpr std::size_t vectors_at_once(int) { return vectors; }
-    template <QuantizedScalar Q>
-    static constexpr Index streams = std::same_as<Q, Q4> ? 2 : 1;  // two where there is little to read between two sums
+    template <QuantizedScalar Q>  // two streams where there is little to read between two sums
+    static constexpr PanelReading reading{.two_streams = std::same_as<Q, Q4>, .fetches_ahead = std::same_as<Q, Q4>};
     using Integers = __m512i;
     using Floats = __m512;
     using Quads = __m512i;
@@ -163,7 +172,7 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
         return tokens <= 2 ? vectors : tokens <= 4 ? 2 : 1;
     }
     template <QuantizedScalar Q>
-    static constexpr Index streams = 2;
+    static constexpr PanelReading reading{.two_streams = true, .fetches_ahead = std::same_as<Q, Q4>};
     using Integers = __m256i;
     using Floats = __m256;
     using Quads = __m256i;

@@ -73,13 +73,13 @@ struct TokenGroup {
     }
 };
 
-/// x [tokens, inputs] -> [tokens, groups], the last group padded with zeros.
-template <class Group>
-void quantize_row(const float* x, Index inputs, Group* groups) {
-    for (; inputs > 0; inputs -= group_size, x += group_size, ++groups) {
+/// Calls body(g, group) for the groups of a token's x [inputs], the last padded with zeros.
+template <class Group, class Body>
+void for_each_group(const float* x, Index inputs, Body body) {
+    for (Index g = 0; inputs > 0; ++g, inputs -= group_size, x += group_size) {
         GroupValues values{};
         std::copy_n(x, std::min(group_size, inputs), values.begin());
-        *groups = Group(values);
+        body(g, Group(values));
     }
 }
 

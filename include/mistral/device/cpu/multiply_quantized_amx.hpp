@@ -1,0 +1,65 @@
+#pragma once
+
+#include <mistral/base/matrix_view.hpp>
+#include <mistral/base/rounding.hpp>
+#include <mistral/device/cpu/amx.hpp>
+#include <mistral/device/cpu/amx_panel_block.hpp>
+#include <mistral/device/cpu/multiply_quantized.hpp>
+#include <mistral/device/cpu/packed_matrix.hpp>
+#include <mistral/device/cpu/tasks.hpp>
+#include <mistral/device/cpu/thread_pool.hpp>
+#include <mistral/device/cpu/token_group.hpp>
+#include <mistral/device/device.hpp>
+
+#if defined(MISTRAL_HAS_AVX512_DOT)
+#include <algorithm>
+#include <cassert>
+#include <concepts>
+#include <cstddef>
+#include <span>
+
+namespace mistral::cpu {
+
+/// Passes of so many tokens are no faster by tiles of bytes.
+inline constexpr Index most_tokens_without_tiles = 4;
+
+/// What multiply<Avx512Dot, bits> computes, to the last bit, by tiles of bytes where these are faster.
+template <int bits, QuantizedScalar Q, class Workspace>
+void multiply_panels_by_tiles(ThreadPool& pool, MatrixView<const float> x,
+                              std::span<const Product<PackedMatrix<Q>, float>> products, Update update,
+                              Workspace& workspace) {
+    using Block = AmxPanelBlock<Q, bits>;
+    using Group = typename Block::Group;
+    if (x.rows() <= most_tokens_without_tiles)
+        return multiply_panels<Avx512Dot, bits>(pool, x, products, update, PanelReading::amx(), workspace);
+    // In as few tiles as hold them, all about equally large.
+    const Index tile_tokens = divide_up(x.rows(), divide_up(x.rows(), amx_rows));
+    auto frame = workspace.frame();
+    const auto tiles = frame.template matrix<Group>(divide_up(x.rows(), tile_tokens), groups_of(x.cols()));
+    pool.for_each(x.rows(), [&](Index, Index t) noexcept {
+        for_each_group<typename Group::OfOne>(x.row(t), x.cols(), [&](Index g, const auto& group) {
+            tiles(t / tile_tokens, g).set(static_cast<std::size_t>(t % tile_tokens), group);
+        });
+    });
+    const Index token_bytes = tiles.cols() * static_cast<Index>(sizeof(Group)) / tile_tokens;
+    const Index tokens_per_task = TaskSize::tokens_in_cache(token_bytes, tile_tokens);
+    const auto size = [&](const PackedMatrix<Q>& weights) {
+        return TaskSize(pool.threads(), x.rows(), tokens_per_task, weights.panels(), weights.panel_bytes(), 1);
+    };
+    for_each_product_task(
+        pool, products, size, [&](const auto& product, Index, Index panel, Index token, const TaskSize& task) {
+            assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
+            Block(product.weights, tiles, tile_tokens, product.out, update)
+                .run(panel, std::min(product.weights.panels(), panel + task.rows), token,
+                     std::min(x.rows(), token + task.tokens));
+        });
+}
+
+template <std::same_as<Amx> Architecture, int bits, QuantizedScalar Q, class Workspace>
+void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Product<PackedMatrix<Q>, float>> products,
+              Update update, Workspace& workspace) {
+    multiply_panels_by_tiles<bits>(pool, x, products, update, workspace);
+}
+
+}  // namespace mistral::cpu
+#endif
