@@ -50,6 +50,7 @@ class PanelBlock {
     using Matrix = PackedMatrix<Q>;
     using Lanes = QuadLanes<Architecture>;
     static constexpr int planes = Group::planes;
+    static constexpr Index groups_ahead = 8;
 
     /// Tiles of `most` tokens or one fewer, of the largest `most` that leaves none of them empty. Each fetches a part
     /// of the panel that follows; alone, what is a little ahead of it.
@@ -59,7 +60,6 @@ class PanelBlock {
             if (tokens <= (most - 1) * tiles) return tiles_of<most - 1>(panel, token, tokens, tiles);
         const Index large = tokens - (most - 1) * tiles;
         constexpr Index lines = Matrix::group_bytes / cache_line;
-        constexpr Index groups_ahead = 4;
         const Index lines_ahead = tiles > 1 || reading_.fetches_ahead ? divide_up(lines, tiles) : 0;
         const std::byte* ahead =
             weights_.panel(panel) + (tiles == 1 ? groups_ahead * Matrix::group_bytes : weights_.panel_bytes());
@@ -87,6 +87,8 @@ class PanelBlock {
             if constexpr (tokens > 1)
                 for (Index i = 0; i < lines_ahead; ++i, ahead += cache_line) prefetch(ahead);
             unroll<panels>([&](auto i) {
+                if constexpr (tokens == 1)
+                    if (reading_.fetches_alone) prefetch_group(group[i] + groups_ahead * Matrix::group_bytes);
                 add_group<tokens, tokens * i>(group[i], x, sums);
                 group[i] += Matrix::group_bytes;
                 // Registers lack for the loads of several panels, if compilers mix them.
@@ -100,6 +102,10 @@ class PanelBlock {
                 [&](auto v) { Lanes::store(sums[i][v], values.data() + values.size() / Lanes::vectors * v); });
             write_panel(values.data(), panel[p], token + static_cast<Index>(t), out_, update_);
         });
+    }
+
+    static void prefetch_group(const std::byte* group) {
+        for (Index i = 0; i < Matrix::group_bytes; i += cache_line) prefetch(group + i);
     }
 
     /// Adds a group's products to the sums of the tokens, which begin at `first`.

@@ -25,9 +25,10 @@ inline constexpr auto unsigned_q4_levels = [] {
 struct PanelReading {
     bool two_streams;    ///< two panels at the same time, for one token
     bool fetches_ahead;  ///< for the few tokens of one tile: hardware alone is slower
+    bool fetches_alone;  ///< for one token
 
     /// For processors that have AMX.
-    static constexpr PanelReading amx() { return {.two_streams = true, .fetches_ahead = true}; }
+    static constexpr PanelReading amx() { return {.two_streams = true, .fetches_ahead = true, .fetches_alone = true}; }
 };
 
 /// The 32 rows of a panel as vectors of integers, and what is done with them: the primitives of quantised products that
@@ -44,7 +45,8 @@ struct QuadLanes {
     }
     static constexpr std::size_t vectors_at_once(int) { return vectors; }  // by tokens
     template <QuantizedScalar Q>
-    static constexpr PanelReading reading{.two_streams = false, .fetches_ahead = std::same_as<Q, Q4>};
+    static constexpr PanelReading reading{
+        .two_streams = false, .fetches_ahead = std::same_as<Q, Q4>, .fetches_alone = false};
     struct Integers {
         std::array<std::int32_t, 32> lanes;
     };
@@ -109,7 +111,8 @@ struct QuadLanes<Avx512Dot> {
     }
     static constexpr std::size_t vectors_at_once(int) { return vectors; }
     template <QuantizedScalar Q>  // two streams where there is little to read between two sums
-    static constexpr PanelReading reading{.two_streams = std::same_as<Q, Q4>, .fetches_ahead = std::same_as<Q, Q4>};
+    static constexpr PanelReading reading{
+        .two_streams = std::same_as<Q, Q4>, .fetches_ahead = std::same_as<Q, Q4>, .fetches_alone = false};
     using Integers = __m512i;
     using Floats = __m512;
     using Quads = __m512i;
@@ -172,7 +175,8 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
         return tokens <= 2 ? vectors : tokens <= 4 ? 2 : 1;
     }
     template <QuantizedScalar Q>
-    static constexpr PanelReading reading{.two_streams = true, .fetches_ahead = std::same_as<Q, Q4>};
+    static constexpr PanelReading reading{
+        .two_streams = true, .fetches_ahead = std::same_as<Q, Q4>, .fetches_alone = false};
     using Integers = __m256i;
     using Floats = __m256;
     using Quads = __m256i;
