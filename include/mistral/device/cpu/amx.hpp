@@ -42,8 +42,9 @@ inline constexpr Index amx_columns = 16;  ///< elements of 32 bits, or pairs of 
 /// Avx512Dot.
 class AmxRegisters {
   public:
-    /// For left operands of at most 16 rows.
-    explicit AmxRegisters(Index rows) {
+    /// For left operands of at most 16 rows; those of register 5, and their sums in 2 and 3, may have another number.
+    explicit AmxRegisters(Index rows) : AmxRegisters(rows, rows) {}
+    AmxRegisters(Index rows, Index second_rows) {
         struct alignas(64) {
             std::uint8_t palette = 1;
             std::uint8_t start_row = 0;
@@ -52,9 +53,10 @@ class AmxRegisters {
             std::array<std::uint8_t, 16> rows{};
         } config;
         static_assert(sizeof(config) == 64);
+        const Index rows_of[] = {rows, rows, second_rows, second_rows, rows, second_rows, amx_rows, amx_rows};
         for (std::size_t tile = 0; tile < 8; ++tile) {
             config.row_bytes[tile] = 64;
-            config.rows[tile] = static_cast<std::uint8_t>(tile < 6 ? rows : amx_rows);
+            config.rows[tile] = static_cast<std::uint8_t>(rows_of[tile]);
         }
         asm volatile("ldtilecfg %0" ::"m"(config));
     }

@@ -69,7 +69,10 @@ class AttentionTile<C, Avx512Dot> : public PairedAttention<C> {
 
     /// Rearranges the block's keys and values, and goes through the queries.
     void attend_many(const Positions& positions, PartialAttention<float> result) {
-        pairs_.pair(positions, false);
+        pairs_.find_keys(positions);
+        pairs_.pair_keys(false);
+        pairs_.find_values(positions);
+        pairs_.pair_values(false);
         rows_from<rows_together>(0, positions.block, result);
     }
 

@@ -34,6 +34,7 @@ class KeyValuePairs {
   public:
     using Element = CachedElement<C>;
     static constexpr bool has_scales = std::same_as<C, Q8>;
+    static constexpr Index columns_at_once = 32;
 
     /// The positions first … last - 1 of a block: what the others hold counts as zeros.
     struct Positions {
@@ -83,12 +84,23 @@ class KeyValuePairs {
     /// Of keys_per_block * width elements of the cache, free until keys are looked up.
     [[nodiscard]] float* free_memory() const { return reinterpret_cast<float*>(gathered_.data()); }
 
-    /// Looks up and rearranges all of the block. Where it is to fetch, the next block's memory is asked for meanwhile.
-    void pair(const Positions& positions, bool fetches) {
-        find_keys(positions);
-        pair_keys<keys_per_block>(0, fetches ? key_side_.next : nullptr);
-        find_values(positions);
-        pair_values(fetches ? value_side_.next : nullptr);
+    /// Rearranges all keys of the block that were looked up, or values. Where it is to fetch, the next block's memory
+    /// is asked for meanwhile.
+    void pair_keys(bool fetches) { pair_keys<keys_per_block>(0, fetches ? key_side_.next : nullptr); }
+    void pair_values(bool fetches) {
+        const std::byte* ahead = fetches ? value_side_.next : nullptr;
+        for (Index key = 0; key < keys_per_block; key += 2)
+            for (Index column = 0; column < width_; column += columns_at_once)
+                interleave_values(key, column, values_.row(key / 2) + column, ahead);
+    }
+
+    /// Rearranges some columns of the values: [keys_per_block / 2, columns_at_once] pairs, which last until the call
+    /// after the next.
+    [[nodiscard]] MatrixView<const std::uint32_t> pair_columns(Index column, const std::byte*& ahead) {
+        const MatrixView<std::uint32_t> pairs(values_.data() + column % (2 * columns_at_once) * keys_per_block / 2,
+                                              keys_per_block / 2, columns_at_once);
+        for (Index key = 0; key < keys_per_block; key += 2) interleave_values(key, column, pairs.row(key / 2), ahead);
+        return pairs;
     }
 
     /// Transposes `count` of the keys: [width / 2, count] pairs of elements of a key.
@@ -106,16 +118,13 @@ class KeyValuePairs {
   private:
     static constexpr Index elements_per_line = cache_line / Index{sizeof(Element)};
 
-    /// Interleaves the values: [keys_per_block / 2, width] pairs of one element of consecutive values.
-    void pair_values(const std::byte* ahead) {
-        for (Index key = 0; key < keys_per_block; key += 2)
-            for (Index column = 0; column < width_; column += 32) {
-                fetch_lines<has_scales ? 1 : 2>(ahead);
-                __m512i pairs[2];
-                interleave(value_side_.rows.row(key) + column, value_side_.rows.row(key + 1) + column, pairs);
-                _mm512_store_si512(values_.row(key / 2) + column, pairs[0]);
-                _mm512_store_si512(values_.row(key / 2) + column + 16, pairs[1]);
-            }
+    /// The columns from `column` on of the values of two keys, as pairs.
+    void interleave_values(Index key, Index column, std::uint32_t* to, const std::byte*& ahead) const {
+        fetch_lines<has_scales ? 1 : 2>(ahead);
+        __m512i pairs[2];
+        interleave(value_side_.rows.row(key) + column, value_side_.rows.row(key + 1) + column, pairs);
+        _mm512_store_si512(to, pairs[0]);
+        _mm512_store_si512(to + columns_at_once / 2, pairs[1]);
     }
 
     /// Calls body(index in the block, row) for the keys or values of the block.
