@@ -15,18 +15,12 @@
 #include <vector>
 
 #include "device/cpu/architectures.hpp"
+#include "device/cpu/random_numbers.hpp"
 
 using namespace mistral;
 
 #if defined(MISTRAL_HAS_AVX512_DOT)
 namespace {
-
-std::vector<float> numbers(Index count, std::mt19937& random) {
-    std::normal_distribution<float> normal;
-    std::vector<float> values(static_cast<std::size_t>(count));
-    for (float& value : values) value = normal(random);
-    return values;
-}
 
 double rounded(float x) {
     return static_cast<double>(static_cast<bfloat16>(x));
@@ -58,12 +52,12 @@ TEST_CASE_TEMPLATE("by tiles, quantised products agree with double precision on 
         CAPTURE(outputs);
         CAPTURE(inputs);
         ThreadPool pool(2);
-        const auto weights = numbers(outputs * inputs, random);
+        const auto weights = random_numbers(outputs * inputs, random);
         const float* from = weights.data();
         const PackedMatrix<Q> matrix(pool, outputs, inputs, [from, count = inputs](Index row, float* to) {
             std::copy_n(from + row * count, count, to);
         });
-        const auto x = numbers(tokens * inputs, random);
+        const auto x = random_numbers(tokens * inputs, random);
         const auto out = multiply(pool, matrix, x.data(), tokens);
         double worst = 0;
         for (Index t = 0; t < tokens; ++t)
@@ -102,12 +96,12 @@ TEST_CASE_TEMPLATE("by tiles of bytes, quantised products have the bits that the
         CAPTURE(outputs);
         CAPTURE(inputs);
         ThreadPool pool(2);
-        const auto weights = numbers(outputs * inputs, random);
+        const auto weights = random_numbers(outputs * inputs, random);
         const float* from = weights.data();
         const PackedMatrix<Q> matrix(pool, outputs, inputs, [from, count = inputs](Index row, float* to) {
             std::copy_n(from + row * count, count, to);
         });
-        auto x = numbers(tokens * inputs, random);
+        auto x = random_numbers(tokens * inputs, random);
         x.back() = std::numeric_limits<float>::infinity();  // makes its token NaN, and no other
         const auto multiply_by = [&]<class Set>(ThreadPool& on, Set) {
             BasicWorkspace<AlignedBuffer<std::byte>> workspace;
@@ -147,7 +141,7 @@ TEST_CASE(
     std::vector<bfloat16> together(static_cast<std::size_t>(outputs * inputs));
     for (bfloat16& weight : together) weight = static_cast<bfloat16>(std::normal_distribution<float>()(random));
     for (Index r = 0; r < outputs; ++r) std::copy_n(together.begin() + r * inputs, inputs, apart.begin() + r * stride);
-    const auto x = numbers(tokens * inputs, random);
+    const auto x = random_numbers(tokens * inputs, random);
     const auto multiply_by = [&](const bfloat16* weights, Index step, Index first, Index count) {
         BasicWorkspace<AlignedBuffer<std::byte>> workspace;
         std::vector<float> out(static_cast<std::size_t>(count * outputs));
@@ -181,10 +175,10 @@ TEST_CASE("balanced prompts are multiplied by tiles, and neither short passes no
     constexpr Index outputs = 40, inputs = 200;
     std::mt19937 random(9);
     ThreadPool pool(2);
-    const auto weights = numbers(outputs * inputs, random);
+    const auto weights = random_numbers(outputs * inputs, random);
     const PackedMatrix<Q8> matrix(
         pool, outputs, inputs, [&](Index row, float* to) { std::copy_n(weights.data() + row * inputs, inputs, to); });
-    const auto x = numbers((always_precise_tokens + 1) * inputs, random);
+    const auto x = random_numbers((always_precise_tokens + 1) * inputs, random);
     for (const auto precision :
          {ActivationPrecision::precise, ActivationPrecision::balanced, ActivationPrecision::fast})
         for (const Index tokens : {always_precise_tokens, always_precise_tokens + 1}) {

@@ -14,23 +14,17 @@
 #include <vector>
 
 #include "device/cpu/architectures.hpp"
+#include "device/cpu/random_numbers.hpp"
 
 using namespace mistral;
 
 namespace {
 
-struct Product {
+struct ProductSize {
     Index tokens;
     Index outputs;
     Index inputs;
 };
-
-std::vector<float> numbers(Index count, std::mt19937& random) {
-    std::normal_distribution<float> normal;
-    std::vector<float> values(static_cast<std::size_t>(count));
-    for (float& value : values) value = normal(random);
-    return values;
-}
 
 /// Products of random shapes against double precision on the weights that the matrix stands for. `precision` is half a
 /// step of the activations' integers over the largest of a group.
@@ -38,29 +32,29 @@ template <class Q, class Architecture, int bits>
 void check_products(double precision) {
     std::mt19937 random(6);
     BasicWorkspace<AlignedBuffer<std::byte>> workspace;
-    for (const Product& product : {Product{1, 1, 1},
-                                   {2, 3, 5},
-                                   {3, 33, 64},
-                                   {4, 32, 65},
-                                   {5, 40, 200},
-                                   {9, 100, 130},
-                                   {16, 31, 64},
-                                   {40, 7, 96},
-                                   {23, 70, 600},
-                                   {131, 33, 257}}) {
+    for (const ProductSize& product : {ProductSize{1, 1, 1},
+                                       {2, 3, 5},
+                                       {3, 33, 64},
+                                       {4, 32, 65},
+                                       {5, 40, 200},
+                                       {9, 100, 130},
+                                       {16, 31, 64},
+                                       {40, 7, 96},
+                                       {23, 70, 600},
+                                       {131, 33, 257}}) {
         const Index tokens = product.tokens, outputs = product.outputs, inputs = product.inputs;
         CAPTURE(tokens);
         CAPTURE(outputs);
         CAPTURE(inputs);
         ThreadPool pool(2);
-        const auto weights = numbers(outputs * inputs, random);
+        const auto weights = random_numbers(outputs * inputs, random);
         const PackedMatrix<Q> matrix(pool, outputs, inputs, [&](Index row, float* to) {
             std::copy_n(weights.data() + row * inputs, inputs, to);
         });
-        const auto x = numbers(tokens * inputs, random);
+        const auto x = random_numbers(tokens * inputs, random);
         const auto multiply = [&](ThreadPool& threads, Index first, Index count) {
             std::vector<float> out(static_cast<std::size_t>(count * outputs), 1.0f);
-            const std::array products{mistral::Product{matrix, MatrixView<float>(out.data(), count, outputs)}};
+            const std::array products{Product{matrix, MatrixView<float>(out.data(), count, outputs)}};
             cpu::multiply<Architecture, bits, Q>(threads, {x.data() + first * inputs, count, inputs}, products,
                                                  Update::add, workspace);
             return out;
@@ -103,7 +97,7 @@ void check_spoilt(float odd) {
     std::mt19937 random(3);
     ThreadPool pool(1);
     BasicWorkspace<AlignedBuffer<std::byte>> workspace;
-    const auto weights = numbers((outputs - 1) * inputs, random);  // the last row is zero
+    const auto weights = random_numbers((outputs - 1) * inputs, random);  // the last row is zero
     const PackedMatrix<Q> matrix(pool, outputs, inputs, [&](Index row, float* to) {
         std::fill_n(to, inputs, 0.0f);
         if (row + 1 < outputs) std::copy_n(weights.data() + row * inputs, inputs, to);
@@ -111,11 +105,11 @@ void check_spoilt(float odd) {
     const auto multiply = [&](const std::vector<float>& x) {
         const auto tokens = static_cast<Index>(x.size()) / inputs;
         std::vector<float> out(static_cast<std::size_t>(tokens * outputs));
-        const std::array products{mistral::Product{matrix, MatrixView<float>(out.data(), tokens, outputs)}};
+        const std::array products{Product{matrix, MatrixView<float>(out.data(), tokens, outputs)}};
         cpu::multiply<Architecture, bits, Q>(pool, {x.data(), tokens, inputs}, products, Update::assign, workspace);
         return out;
     };
-    const auto plain = numbers(3 * inputs, random);
+    const auto plain = random_numbers(3 * inputs, random);
     const auto without = multiply(plain);
     for (const Index at : {0, 63, 100, 129}) {
         auto x = plain;
@@ -190,7 +184,7 @@ TEST_CASE("activations of zero, and the largest, are kept") {
 TEST_CASE("numbers of 16 bits are the planes of digits joined, the second and third of every four in turn") {
     std::mt19937 random(4);
     GroupValues x{};
-    std::ranges::copy(numbers(group_size, random), x.begin());
+    std::ranges::copy(random_numbers(group_size, random), x.begin());
     const cpu::TokenGroup<15, std::int8_t> planes(x);
     const cpu::TokenGroup<15, std::int16_t> whole(x);
     CHECK(whole.scale == planes.scale);

@@ -58,7 +58,7 @@ class AmxRowBlock {
         for (Index tile = 0; tile < tiles; ++tile) {
             alignas(64) std::array<float, std::size_t{amx_tile}> by_token;
             transpose(sums.data() + tile * amx_tile, amx_columns, by_token.data(), amx_rows);
-            write_tile(by_token.data(), out_, tile * amx_columns, amx_columns, output, update_);
+            write_tile(by_token.data(), out_, tile * amx_columns, output, update_);
         }
     }
 

@@ -17,10 +17,10 @@
 /// Activations as tiles take them, and sums as they leave tiles.
 namespace mistral::cpu {
 
-/// The rows first … first + rows - 1 of x [tokens, inputs] and the 32 inputs of a step, rounded, with zeros behind the
-/// end -> tile [rows, 32].
-inline void round_tile(MatrixView<const float> x, Index first, Index rows, Index step, bfloat16* tile) {
-    for (Index token = first; token < first + rows; ++token, tile += amx_inputs) {
+/// 16 rows of x [tokens, inputs] from `first` on and the 32 inputs of a step, rounded, with zeros behind the end ->
+/// tile [16, 32].
+inline void round_tile(MatrixView<const float> x, Index first, Index step, bfloat16* tile) {
+    for (Index token = first; token < first + amx_rows; ++token, tile += amx_inputs) {
         const Index inputs = token < x.rows() ? std::clamp<Index>(x.cols() - step * amx_inputs, 0, amx_inputs) : 0;
         if (inputs > 0) round_to_bfloat16(x.row(token) + step * amx_inputs, inputs, tile);
         std::fill(tile + inputs, tile + amx_inputs, bfloat16(0));
@@ -30,32 +30,28 @@ inline void round_tile(MatrixView<const float> x, Index first, Index rows, Index
 /// Steps of inputs that are multiplied one after the other in registers: their weights stay in L1 while tokens pass.
 inline constexpr Index amx_steps_at_once = 16;
 
-/// x [tokens, inputs] as left operand, rounded: a tile [tile_tokens, 32] of each step. What one stretch of steps reads
+/// x [tokens, inputs] as left operand, rounded: a tile [16, 32] of each step. What one stretch of steps reads
 /// lies together: tiles of tokens a power of two apart would share few lines of a cache.
 class AmxTokens {
   public:
-    AmxTokens(Index tokens, Index steps)
-        : tile_tokens_(std::min(amx_rows, tokens)), tiles_(divide_up(tokens, tile_tokens_)), steps_(steps) {}
+    static constexpr Index tile_size = amx_rows * amx_inputs;
+    static constexpr Index tile_stride = amx_steps_at_once * tile_size;  ///< to the next tile, with the same step
 
-    [[nodiscard]] Index tile_tokens() const { return tile_tokens_; }  ///< 16; fewer where there are no more
+    AmxTokens(Index tokens, Index steps) : tiles_(divide_up(tokens, amx_rows)), steps_(steps) {}
+
     [[nodiscard]] Index tiles() const { return tiles_; }
     [[nodiscard]] Index steps() const { return steps_; }
-    [[nodiscard]] Index tile_size() const { return tile_tokens_ * amx_inputs; }
-    /// From a tile of tokens to the next, with the same step.
-    [[nodiscard]] Index tile_stride() const { return amx_steps_at_once * tile_size(); }
-    [[nodiscard]] Index size() const { return divide_up(steps_, amx_steps_at_once) * tiles_ * tile_stride(); }
+    [[nodiscard]] Index size() const { return divide_up(steps_, amx_steps_at_once) * tiles_ * tile_stride; }
     [[nodiscard]] Index offset(Index tile, Index step) const {
-        return (step / amx_steps_at_once * tiles_ + tile) * tile_stride() + step % amx_steps_at_once * tile_size();
+        return (step / amx_steps_at_once * tiles_ + tile) * tile_stride + step % amx_steps_at_once * tile_size;
     }
 
     /// One tile of tokens, with zeros behind the end.
     void pack(MatrixView<const float> x, Index tile, bfloat16* packed) const {
-        for (Index step = 0; step < steps_; ++step)
-            round_tile(x, tile * tile_tokens_, tile_tokens_, step, packed + offset(tile, step));
+        for (Index step = 0; step < steps_; ++step) round_tile(x, tile * amx_rows, step, packed + offset(tile, step));
     }
 
   private:
-    Index tile_tokens_;
     Index tiles_;
     Index steps_;
 };
@@ -73,8 +69,8 @@ class AmxColumns {
     /// One step, with zeros behind the end.
     void pack(Index step, std::uint32_t* packed) const {
         for (Index tile = 0; tile < tiles_; ++tile) {
-            alignas(64) std::array<bfloat16, std::size_t{amx_columns * amx_inputs}> rows;
-            round_tile(x_, tile * amx_columns, amx_columns, step, rows.data());
+            alignas(64) std::array<bfloat16, std::size_t{amx_rows * amx_inputs}> rows;
+            round_tile(x_, tile * amx_rows, step, rows.data());
             transpose_pairs(rows.data(), amx_inputs, packed + (step * tiles_ + tile) * amx_tile, amx_columns);
         }
     }
@@ -85,12 +81,11 @@ class AmxColumns {
     Index steps_;
 };
 
-/// sums [tokens, 16] -> out(token …, output …), so many of both as there are.
-inline void write_tile(const float* sums, MatrixView<float> out, Index token, Index tokens, Index output,
-                       Update update) {
+/// sums [16 tokens, 16 outputs] -> out(token …, output …), so many of both as there are.
+inline void write_tile(const float* sums, MatrixView<float> out, Index token, Index output, Update update) {
     if (output >= out.cols()) return;
     const auto mask = static_cast<__mmask16>((1u << std::min<Index>(amx_columns, out.cols() - output)) - 1);
-    for (const Index last = std::min(token + tokens, out.rows()); token < last; ++token, sums += amx_columns) {
+    for (const Index last = std::min(token + amx_rows, out.rows()); token < last; ++token, sums += amx_columns) {
         float* const to = out.row(token) + output;
         __m512 value = _mm512_load_ps(sums);
         if (update == Update::add) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), value);

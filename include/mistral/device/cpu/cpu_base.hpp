@@ -22,12 +22,12 @@ namespace mistral {
 
 /// How activations meet quantised weights: in 15 bits, or coarser, which is faster where arithmetic bounds. In 8 bits
 /// where the instruction set multiplies bytes; AVX2 does not, and is as fast with 15. As bfloat16, and the weights too,
-/// where the processor multiplies tiles (AMX), which is the fastest. No other weights mind.
+/// where the processor multiplies tiles (AMX), which is about as fast, and less coarse. No other weights mind.
 enum class ActivationPrecision {
     precise,   ///< 15 bits: a token gives the same bits in any chunk
     balanced,  ///< coarser in passes of more than 32 tokens, such as prompts, where that is faster: as bfloat16, or,
                ///< for Q4, whose weights are rounded more coarsely by far, in 8 bits; 15 otherwise
-    fast,      ///< 8 bits: a token gives the same bits in any chunk; with AMX, prompts are slower than balanced ones
+    fast,      ///< 8 bits: a token gives the same bits in any chunk
 };
 
 /// Balanced passes of so many tokens are precise: the longest draft is among them.

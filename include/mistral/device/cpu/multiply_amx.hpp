@@ -45,9 +45,8 @@ class AmxBlock {
 
     /// `first_output` and `first_token` begin a tile.
     void run(Index first_output, Index last_output, Index first_token, Index last_token) const {
-        const Index tile_tokens = tokens_.tile_tokens();
-        const AmxRegisters registers(tile_tokens);
-        const Index first = first_token / tile_tokens, last = divide_up(last_token, tile_tokens);
+        const AmxRegisters registers(amx_rows);
+        const Index first = first_token / amx_rows, last = divide_up(last_token, amx_rows);
         assert(last - first <= sums_at_once);
         const Index outputs_at_once = sums_at_once / (last - first) * amx_outputs;
         for (; first_output < last_output; first_output += outputs_at_once)
@@ -75,13 +74,12 @@ class AmxBlock {
     float* add_steps(Index tile, Index step, Index steps, Index output, float* sums) const {
         constexpr Index two = 2 * amx_tile;
         multiply_tiles<tiles, 2>(
-            {x_ + tokens_.offset(tile, step), amx_inputs, tokens_.tile_stride(), tokens_.tile_size()},
+            {x_ + tokens_.offset(tile, step), amx_inputs, AmxTokens::tile_stride, AmxTokens::tile_size},
             {unpacked_, 16, amx_tile, two}, steps, {sums, 16, two, amx_tile}, step > 0);
         if (step + steps == tokens_.steps())
             for (Index t = 0; t < tiles; ++t)
                 for (Index part = 0; part < amx_outputs; part += amx_columns)
-                    write_tile(sums + t * two + part * amx_rows, out_, (tile + t) * tokens_.tile_tokens(),
-                               tokens_.tile_tokens(), output + part, update_);
+                    write_tile(sums + t * two + part * amx_rows, out_, (tile + t) * amx_rows, output + part, update_);
         return sums + tiles * two;
     }
 

@@ -97,15 +97,17 @@ template <class T, class Architecture>
     }
 }
 
+template <class Body, std::size_t... i>
+[[gnu::always_inline, gnu::flatten]] constexpr void unroll(Body& body, std::index_sequence<i...>) {
+    (body(std::integral_constant<std::size_t, i>{}), ...);
+}
+
 /// Calls body(i) for i in 0 … count - 1, each a constant: what a register tile needs to stay in registers, which loops
 /// give at the highest level of optimisation only. The bodies are part of the caller whatever the compiler thinks of
 /// their size: a sum whose address a call takes is no register.
 template <std::size_t count, class Body>
 [[gnu::always_inline]] constexpr void unroll(Body&& body) {
-    [&]<std::size_t... i>(std::index_sequence<i...>) __attribute__((always_inline, flatten)) {
-        (body(std::integral_constant<std::size_t, i>{}), ...);
-    }
-    (std::make_index_sequence<count>{});
+    unroll(body, std::make_index_sequence<count>{});
 }
 
 /// Calls body(count, token) for tiles of `most` tokens from `token` on, and one of those that are left before `last`;
