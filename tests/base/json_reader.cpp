@@ -33,7 +33,7 @@ std::string read(std::string_view text) {
     return all;
 }
 
-std::string refusal(std::string_view text) {
+std::string parse_error(std::string_view text) {
     return message_of([&] { return read(text); });
 }
 
@@ -147,40 +147,41 @@ TEST_CASE("strings are decoded to UTF-8") {
 
 TEST_CASE("what is no JSON is refused with place, found and expected") {
     const auto message = [](const std::string& rest) { return "f is not valid JSON, at byte " + rest; };
-    CHECK(refusal("") == message("1 (line 1, column 1): found the end, expected a value"));
-    CHECK(refusal("{} {}") == message("4 (line 1, column 4): found \"{\", expected the end"));
-    CHECK(refusal("{\n \"a\": 1,\n}") ==
+    CHECK(parse_error("") == message("1 (line 1, column 1): found the end, expected a value"));
+    CHECK(parse_error("{} {}") == message("4 (line 1, column 4): found \"{\", expected the end"));
+    CHECK(parse_error("{\n \"a\": 1,\n}") ==
           message("12 (line 3, column 1): found \"}\", expected a key in quotation marks"));
-    CHECK(refusal("[\n1,\n  ]") == message("8 (line 3, column 3): found \"]\", expected a value"));
-    CHECK(refusal("[1 2]") == message("4 (line 1, column 4): found \"2\", expected \",\" or \"]\""));
-    CHECK(refusal("{\"a\": 1]") == message("8 (line 1, column 8): found \"]\", expected \",\" or \"}\""));
-    CHECK(refusal("{\"a\" 1}") == message("6 (line 1, column 6): found \"1\", expected \":\""));
-    CHECK(refusal("{a: 1}") == message("2 (line 1, column 2): found \"a\", expected a key in quotation marks"));
-    CHECK(refusal("[NaN]") == message("2 (line 1, column 2): found \"NaN\", expected a value"));
-    CHECK(refusal("[-Infinity]") == message("3 (line 1, column 3): found \"Infinity\", expected a digit"));
-    CHECK(refusal("[01]") == message("3 (line 1, column 3): found \"1\", expected \",\" or \"]\""));
-    CHECK(refusal("[1.]") == message("4 (line 1, column 4): found \"]\", expected a digit"));
-    CHECK(refusal("[\"\\x41\"]") == message("4 (line 1, column 4): found \"x41\", expected one of \"\\/bfnrtu"));
-    CHECK(refusal("\"\\u12g4\"") == message("4 (line 1, column 4): found \"12g4\", expected four hexadecimal digits"));
-    CHECK(refusal("\"\\u-001\"") == message("4 (line 1, column 4): found \"-\", expected four hexadecimal digits"));
+    CHECK(parse_error("[\n1,\n  ]") == message("8 (line 3, column 3): found \"]\", expected a value"));
+    CHECK(parse_error("[1 2]") == message("4 (line 1, column 4): found \"2\", expected \",\" or \"]\""));
+    CHECK(parse_error("{\"a\": 1]") == message("8 (line 1, column 8): found \"]\", expected \",\" or \"}\""));
+    CHECK(parse_error("{\"a\" 1}") == message("6 (line 1, column 6): found \"1\", expected \":\""));
+    CHECK(parse_error("{a: 1}") == message("2 (line 1, column 2): found \"a\", expected a key in quotation marks"));
+    CHECK(parse_error("[NaN]") == message("2 (line 1, column 2): found \"NaN\", expected a value"));
+    CHECK(parse_error("[-Infinity]") == message("3 (line 1, column 3): found \"Infinity\", expected a digit"));
+    CHECK(parse_error("[01]") == message("3 (line 1, column 3): found \"1\", expected \",\" or \"]\""));
+    CHECK(parse_error("[1.]") == message("4 (line 1, column 4): found \"]\", expected a digit"));
+    CHECK(parse_error("[\"\\x41\"]") == message("4 (line 1, column 4): found \"x41\", expected one of \"\\/bfnrtu"));
+    CHECK(parse_error("\"\\u12g4\"") ==
+          message("4 (line 1, column 4): found \"12g4\", expected four hexadecimal digits"));
+    CHECK(parse_error("\"\\u-001\"") == message("4 (line 1, column 4): found \"-\", expected four hexadecimal digits"));
     const std::string pair = "expected a surrogate in a pair, high before low";
-    CHECK(refusal("\"\\ud800\"") == message("8 (line 1, column 8): found \"\"\", " + pair));
-    CHECK(refusal("\"\\udc00\\ud800\"") == message("8 (line 1, column 8): found \"\\\", " + pair));
-    CHECK(refusal("\"\\ud800\\ud800\"") == message("8 (line 1, column 8): found \"\\\", " + pair));
+    CHECK(parse_error("\"\\ud800\"") == message("8 (line 1, column 8): found \"\"\", " + pair));
+    CHECK(parse_error("\"\\udc00\\ud800\"") == message("8 (line 1, column 8): found \"\\\", " + pair));
+    CHECK(parse_error("\"\\ud800\\ud800\"") == message("8 (line 1, column 8): found \"\\\", " + pair));
     const std::string character = "expected a character in UTF-8, none of control, or the end of the string";
-    CHECK(refusal("\"a\nb\"") == message("3 (line 1, column 3): found \"\\x0a\", " + character));
-    CHECK(refusal("\"\xED\xA0\x80\"") == message("2 (line 1, column 2): found \"\\xed\", " + character));
-    CHECK(refusal("\"a") == message("3 (line 1, column 3): found the end, " + character));
-    CHECK(refusal("\xEF\xBB\xBF{}x") == message("6 (line 1, column 6): found \"x\", expected the end"));
-    CHECK(refusal("\xEF\xBB\xBF\xEF\xBB\xBF{}").starts_with(message("4 ")));
-    CHECK(refusal(std::string(100'000, 'x')).size() < 200);
+    CHECK(parse_error("\"a\nb\"") == message("3 (line 1, column 3): found \"\\x0a\", " + character));
+    CHECK(parse_error("\"\xED\xA0\x80\"") == message("2 (line 1, column 2): found \"\\xed\", " + character));
+    CHECK(parse_error("\"a") == message("3 (line 1, column 3): found the end, " + character));
+    CHECK(parse_error("\xEF\xBB\xBF{}x") == message("6 (line 1, column 6): found \"x\", expected the end"));
+    CHECK(parse_error("\xEF\xBB\xBF\xEF\xBB\xBF{}").starts_with(message("4 ")));
+    CHECK(parse_error(std::string(100'000, 'x')).size() < 200);
 }
 
 TEST_CASE("a zero byte is no end") {
     for (const char* before : {"", "1", "{}", "[1,", "\"a", "\"\\", "tru", "1e"}) {
         CAPTURE(before);
-        CHECK_FALSE(refusal(std::string(before) + std::string("\0", 1)).empty());
-        CHECK_FALSE(refusal(std::string(before) + std::string("\0 ]", 3)).empty());
+        CHECK_FALSE(parse_error(std::string(before) + std::string("\0", 1)).empty());
+        CHECK_FALSE(parse_error(std::string(before) + std::string("\0 ]", 3)).empty());
     }
 }
 

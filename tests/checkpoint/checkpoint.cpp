@@ -14,15 +14,14 @@
 #include "files.hpp"
 
 using namespace mistral;
+using files::consolidated;
+using files::hugging_face;
+using files::sharded;
 
 namespace {
 
 namespace fs = std::filesystem;
 using Tensors = std::vector<files::Tensor>;
-
-const files::Path hugging_face = files::tiny / "hugging_face";
-const files::Path consolidated = files::tiny / "consolidated";
-const files::Path sharded = files::tiny / "sharded";
 
 void copy_into(const files::Path& from, const files::Path& to) {
     fs::create_directories(to);

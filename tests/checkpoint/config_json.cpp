@@ -21,25 +21,25 @@ Config params_json(const std::string& text) {
 
 /// The Config of a small mistral with these entries added or, where it has them already, replaced.
 Config with(const nlohmann::json& entries) {
-    nlohmann::json all = files::read_json(files::tiny / "hugging_face" / "config.json");
+    nlohmann::json all = files::read_json(files::hugging_face / "config.json");
     all.update(entries);
     return config_json(all.dump());
 }
 
 Config without(const std::string& key) {
-    nlohmann::json all = files::read_json(files::tiny / "hugging_face" / "config.json");
+    nlohmann::json all = files::read_json(files::hugging_face / "config.json");
     all.erase(key);
     return config_json(all.dump());
 }
 
 Config params_with(const nlohmann::json& entries) {
-    nlohmann::json all = files::read_json(files::tiny / "consolidated" / "params.json");
+    nlohmann::json all = files::read_json(files::consolidated / "params.json");
     all.update(entries);
     return params_json(all.dump());
 }
 
 Config params_without(const std::string& key) {
-    nlohmann::json all = files::read_json(files::tiny / "consolidated" / "params.json");
+    nlohmann::json all = files::read_json(files::consolidated / "params.json");
     all.erase(key);
     return params_json(all.dump());
 }
@@ -208,7 +208,7 @@ TEST_CASE("rope_theta stands alone or in rope_parameters, and other rotations ar
     CHECK(without("rope_theta").rope_theta == 1e4);
     CHECK(with({{"rope_theta", 1000000}}).rope_theta == 1e6);
     const auto only = [](const nlohmann::json& rope) {
-        nlohmann::json all = files::read_json(files::tiny / "hugging_face" / "config.json");
+        nlohmann::json all = files::read_json(files::hugging_face / "config.json");
         all.erase("rope_theta");
         all.update(rope);
         return config_json(all.dump());
@@ -299,7 +299,7 @@ TEST_CASE("config.json may hold anything else") {
 
 TEST_CASE("params.json without rope_theta is certain only for the window of 4096") {
     const auto without_theta = [](const nlohmann::json& window) {
-        nlohmann::json all = files::read_json(files::tiny / "consolidated" / "params.json");
+        nlohmann::json all = files::read_json(files::consolidated / "params.json");
         all.erase("rope_theta");
         all["sliding_window"] = window;
         return params_json(all.dump());

@@ -30,6 +30,9 @@ namespace files {
 using Path = std::filesystem::path;
 
 inline const Path tiny = MISTRAL_TEST_DATA "/tiny";
+inline const Path hugging_face = tiny / "hugging_face";
+inline const Path consolidated = tiny / "consolidated";
+inline const Path sharded = tiny / "sharded";
 inline const Path reference = MISTRAL_TEST_DATA "/reference";
 inline const Path malformed = MISTRAL_TEST_DATA "/checkpoint/malformed";
 

@@ -15,7 +15,7 @@ using namespace mistral;
 
 namespace {
 
-std::string refusal(const std::string& text) {
+std::string parse_error(const std::string& text) {
     return message_of([&] { return Json::parse(text, "f.json"); });
 }
 
@@ -88,10 +88,10 @@ TEST_CASE("a wrong value is refused with file, key, found and expected") {
 }
 
 TEST_CASE("a key that stands twice is refused, also when it is spelt differently") {
-    CHECK(refusal(R"({"a": 1, "a": 1})") == "f.json: the key \"a\" stands twice in one object");
-    CHECK(refusal(R"({"a": 1, "\u0061": 2})") == "f.json: the key \"a\" stands twice in one object");
-    CHECK(refusal(R"({"o": {"k": 1, "b": {}, "k": 1}})") == "f.json: the key \"k\" stands twice in one object");
-    CHECK(refusal(R"({"o": {"k": 1}, "p": {"k": 1}, "k": [{"k": 1}, {"k": 2}]})").empty());
+    CHECK(parse_error(R"({"a": 1, "a": 1})") == "f.json: the key \"a\" stands twice in one object");
+    CHECK(parse_error(R"({"a": 1, "\u0061": 2})") == "f.json: the key \"a\" stands twice in one object");
+    CHECK(parse_error(R"({"o": {"k": 1, "b": {}, "k": 1}})") == "f.json: the key \"k\" stands twice in one object");
+    CHECK(parse_error(R"({"o": {"k": 1}, "p": {"k": 1}, "k": [{"k": 1}, {"k": 2}]})").empty());
 }
 
 TEST_CASE("what is not JSON is refused with the place") {
@@ -126,19 +126,19 @@ TEST_CASE("what is not JSON is refused with the place") {
                                    "\"\\x41\"",
                                    "\xff\xfe{}"}) {
         CAPTURE(text);
-        CHECK(refusal(text).starts_with("f.json is not valid JSON, at byte "));
+        CHECK(parse_error(text).starts_with("f.json is not valid JSON, at byte "));
     }
-    CHECK(refusal(std::string("{}\0", 3)) ==
+    CHECK(parse_error(std::string("{}\0", 3)) ==
           "f.json is not valid JSON, at byte 3 (line 1, column 3): found \"\\x00\", expected the end");
-    CHECK(refusal("[\"" + std::string(1'000'000, 'a')).size() < 300);
+    CHECK(parse_error("[\"" + std::string(1'000'000, 'a')).size() < 300);
 }
 
 TEST_CASE("numbers beyond a double are refused") {
     for (const char* text : {"[1e400]", "[-1e400]", "[1e-400]"}) {
         CAPTURE(text);
-        CHECK_FALSE(refusal(text).empty());
+        CHECK_FALSE(parse_error(text).empty());
     }
-    CHECK(refusal("[1e308, 1e-300, 18446744073709551616]").empty());
+    CHECK(parse_error("[1e308, 1e-300, 18446744073709551616]").empty());
     CHECK(Json::parse("[18446744073709551616]", "f").elements(1)[0].number(1e19, 2e19) == 18446744073709551616.0);
 }
 
@@ -166,22 +166,22 @@ TEST_CASE("numbers are the doubles and integers that nlohmann reads") {
 }
 
 TEST_CASE("a byte order mark is skipped") {
-    CHECK(refusal("\xef\xbb\xbf{}").empty());
+    CHECK(parse_error("\xef\xbb\xbf{}").empty());
 }
 
 TEST_CASE("depth, size and number of values are limited") {
     const int deepest = static_cast<int>(JsonBuilder::max_depth);
-    CHECK(refusal(repeated("[", deepest) + repeated("]", deepest)).empty());
-    CHECK(refusal(repeated("[", deepest + 1) + repeated("]", deepest + 1)) ==
+    CHECK(parse_error(repeated("[", deepest) + repeated("]", deepest)).empty());
+    CHECK(parse_error(repeated("[", deepest + 1) + repeated("]", deepest + 1)) ==
           "f.json is nested more than 16 levels deep");
-    CHECK(refusal(repeated("[", 100'000)) == "f.json is nested more than 16 levels deep");
-    CHECK(refusal(repeated("{\"a\":", 100'000)) == "f.json is nested more than 16 levels deep");
-    CHECK(refusal("[" + repeated("0,", JsonBuilder::max_values - 2) + "0]").empty());
-    CHECK(refusal("[" + repeated("0,", JsonBuilder::max_values - 1) + "0]") ==
+    CHECK(parse_error(repeated("[", 100'000)) == "f.json is nested more than 16 levels deep");
+    CHECK(parse_error(repeated("{\"a\":", 100'000)) == "f.json is nested more than 16 levels deep");
+    CHECK(parse_error("[" + repeated("0,", JsonBuilder::max_values - 2) + "0]").empty());
+    CHECK(parse_error("[" + repeated("0,", JsonBuilder::max_values - 1) + "0]") ==
           "f.json holds more than 32768 values, which no checkpoint does");
-    CHECK(refusal("[" + repeated("{},", 300'000) + "0]") ==
+    CHECK(parse_error("[" + repeated("{},", 300'000) + "0]") ==
           "f.json holds more than 32768 values, which no checkpoint does");
-    CHECK(refusal(std::string(JsonBuilder::max_bytes, ' ') + "1") ==
+    CHECK(parse_error(std::string(JsonBuilder::max_bytes, ' ') + "1") ==
           "f.json has 1048577 bytes of JSON, expected at most 1048576");
 }
 

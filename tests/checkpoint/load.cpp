@@ -16,14 +16,13 @@
 #include "kernels.hpp"
 
 using namespace mistral;
+using files::consolidated;
+using files::hugging_face;
+using files::sharded;
 
 namespace {
 
 namespace fs = std::filesystem;
-
-const files::Path hugging_face = files::tiny / "hugging_face";
-const files::Path consolidated = files::tiny / "consolidated";
-const files::Path sharded = files::tiny / "sharded";
 
 Cpu device() {
     static const Cpu shared(2);

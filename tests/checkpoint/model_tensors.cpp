@@ -35,8 +35,8 @@ TEST_CASE("names and shapes are those of files in either layout") {
             CHECK(found == 1);
         }
     };
-    check(files::tiny / "hugging_face" / "model.safetensors", &ModelTensor::name);
-    check(files::tiny / "consolidated" / "consolidated.safetensors", &ModelTensor::consolidated_name);
+    check(files::hugging_face / "model.safetensors", &ModelTensor::name);
+    check(files::consolidated / "consolidated.safetensors", &ModelTensor::consolidated_name);
 }
 
 TEST_CASE("the two names of a tensor stand for the same numbers") {
@@ -49,9 +49,9 @@ TEST_CASE("the two names of a tensor stand for the same numbers") {
         // The rows of these differ in their order, as the rotary pairing does.
         if (tensor.name.ends_with("q_proj.weight") || tensor.name.ends_with("k_proj.weight")) continue;
         CAPTURE(tensor.name);
-        const std::string one = bytes(files::tiny / "hugging_face" / "model.safetensors", tensor.name);
+        const std::string one = bytes(files::hugging_face / "model.safetensors", tensor.name);
         CHECK_FALSE(one.empty());
-        CHECK(one == bytes(files::tiny / "consolidated" / "consolidated.safetensors", tensor.consolidated_name));
+        CHECK(one == bytes(files::consolidated / "consolidated.safetensors", tensor.consolidated_name));
     }
 }
 

@@ -20,7 +20,7 @@ using Modified = fs::file_time_type;
 
 /// A scratch directory with a copy of a model of bfloat16 and room for packed files.
 struct Scratch {
-    explicit Scratch(const files::Path& from = files::tiny / "hugging_face") {
+    explicit Scratch(const files::Path& from = files::hugging_face) {
         fs::create_directory(model);
         fs::copy(from, model, fs::copy_options::recursive);
     }
@@ -86,8 +86,8 @@ std::string flipped(std::string bytes, std::size_t at) {
 }  // namespace
 
 TEST_CASE_TEMPLATE("a packed file changes no bit of the logits, when it is written and when it is read", S, Q8, Q4) {
-    for (const files::Path& from : {bundled, files::tiny / "hugging_face", files::tiny / "sharded",
-                                    files::tiny / "consolidated", files::reference / "tied"}) {
+    for (const files::Path& from :
+         {bundled, files::hugging_face, files::sharded, files::consolidated, files::reference / "tied"}) {
         CAPTURE(from.string());
         const Scratch scratch(from);
         const auto expected = logits_without<S>(scratch);
@@ -301,8 +301,7 @@ TEST_CASE("a disk without room leaves the old packed file as it was, and nothing
 #endif
 
 TEST_CASE("progress counts every tensor once, whether the packed file is written or read") {
-    for (const auto& [directory, count] :
-         {std::pair(files::tiny / "sharded", 21), std::pair(files::reference / "tied", 21)}) {
+    for (const auto& [directory, count] : {std::pair(files::sharded, 21), std::pair(files::reference / "tied", 21)}) {
         const Scratch scratch(directory);
         const Index tensors = count;
         std::vector<Index> expected;

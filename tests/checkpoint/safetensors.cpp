@@ -21,7 +21,7 @@ Safetensors parse(const std::string& file) {
     return Safetensors::parse(*copy, copy, "f");
 }
 
-std::string refusal(const std::string& file) {
+std::string read_error(const std::string& file) {
     return message_of([&] { return parse(file); });
 }
 
@@ -35,7 +35,7 @@ unsigned sum_of(const Safetensors& file) {
 
 /// The message for one tensor "t" with these entries and four bytes of data.
 std::string refusal_of_entry(const std::string& entries) {
-    return refusal(files::safetensors(R"({"t":{)" + entries + "}}", "abcd"));
+    return read_error(files::safetensors(R"({"t":{)" + entries + "}}", "abcd"));
 }
 
 const std::string small = files::safetensors({{"a", "F32", {2, 1}, "01234567"}, {"b\u00e9", "BF16", {3}, "abcdef"}});
@@ -67,7 +67,7 @@ TEST_CASE("a tensor keeps the file that it lies in alive") {
 }
 
 TEST_CASE("a file of the original writer holds what it was written with") {
-    const auto path = files::tiny / "hugging_face" / "model.safetensors";
+    const auto path = files::hugging_face / "model.safetensors";
     const Safetensors file = Safetensors::open(path);
     const auto expected = files::read_safetensors(path);
     REQUIRE(file.tensors().size() == expected.size());
@@ -128,9 +128,9 @@ TEST_CASE("more extents than PyTorch allows are refused") {
 
 TEST_CASE("the tensors must cover the data without gap, overlap and remainder") {
     const auto two = [](const std::string& first, const std::string& second, const std::string& data) {
-        return refusal(files::safetensors(R"({"a":{"dtype":"U8","shape":[2],"data_offsets":)" + first +
-                                              R"(},"b":{"dtype":"U8","shape":[2],"data_offsets":)" + second + "}}",
-                                          data));
+        return read_error(files::safetensors(R"({"a":{"dtype":"U8","shape":[2],"data_offsets":)" + first +
+                                                 R"(},"b":{"dtype":"U8","shape":[2],"data_offsets":)" + second + "}}",
+                                             data));
     };
     CHECK(two("[0,2]", "[2,4]", "abcd").empty());
     CHECK(two("[2,4]", "[0,2]", "abcd").empty());
@@ -141,7 +141,7 @@ TEST_CASE("the tensors must cover the data without gap, overlap and remainder") 
     CHECK(two("[1,3]", "[3,5]", "abcde") ==
           "f has tensors that leave a gap at byte 1 of its data, expected the next to begin at 0");
     CHECK(two("[0,2]", "[2,4]", "abcde") == "f has 5 bytes of data, expected 4 by its header");
-    CHECK(refusal(files::safetensors("{}", "a")) == "f has 1 bytes of data, expected 0 by its header");
+    CHECK(read_error(files::safetensors("{}", "a")) == "f has 1 bytes of data, expected 0 by its header");
 }
 
 TEST_CASE("empty tensors may lie between others") {
@@ -152,32 +152,32 @@ TEST_CASE("empty tensors may lie between others") {
 }
 
 TEST_CASE("the header must be one object that begins with a brace, of a believable length") {
-    CHECK(refusal(files::safetensors("{}")).empty());
-    CHECK(refusal(files::safetensors("{}  ")).empty());
-    CHECK(refusal("1234567") ==
+    CHECK(read_error(files::safetensors("{}")).empty());
+    CHECK(read_error(files::safetensors("{}  ")).empty());
+    CHECK(read_error("1234567") ==
           "f has 7 bytes, expected a safetensors file, which begins with the length of its header in 8 bytes");
-    CHECK(refusal(files::safetensors("")) == "f has a header that begins with \"\", expected '{'");
-    CHECK(refusal(files::safetensors(" {}")) == "f has a header that begins with \" \", expected '{'");
-    CHECK(files::contains(refusal(files::safetensors("{} x")), "f is not valid JSON, at byte 4"));
-    CHECK(refusal(std::string("\x03\0\0\0\0\0\0\0{}", 10)) ==
+    CHECK(read_error(files::safetensors("")) == "f has a header that begins with \"\", expected '{'");
+    CHECK(read_error(files::safetensors(" {}")) == "f has a header that begins with \" \", expected '{'");
+    CHECK(files::contains(read_error(files::safetensors("{} x")), "f is not valid JSON, at byte 4"));
+    CHECK(read_error(std::string("\x03\0\0\0\0\0\0\0{}", 10)) ==
           "f says that its header has 3 bytes, but only 2 follow: it is truncated, or no safetensors file");
-    CHECK(files::contains(refusal(std::string(8, '\xff') + "{}"),
+    CHECK(files::contains(read_error(std::string(8, '\xff') + "{}"),
                           "f says that its header has 18446744073709551615 bytes"));
-    CHECK(refusal(files::safetensors("{" + std::string(JsonBuilder::max_bytes, ' ') + "}")) ==
+    CHECK(read_error(files::safetensors("{" + std::string(JsonBuilder::max_bytes, ' ') + "}")) ==
           "f has a header of 1048578 bytes, expected at most 1048576");
 }
 
 TEST_CASE("metadata must map texts to texts") {
-    CHECK(refusal(files::safetensors(R"({"__metadata__":{"a":"b"}})")).empty());
-    CHECK(refusal(files::safetensors(R"({"__metadata__":{"a":1}})")) == "f: __metadata__.a is 1, expected a text");
-    CHECK(refusal(files::safetensors(R"({"__metadata__":"a"})")) == "f: __metadata__ is \"a\", expected an object");
+    CHECK(read_error(files::safetensors(R"({"__metadata__":{"a":"b"}})")).empty());
+    CHECK(read_error(files::safetensors(R"({"__metadata__":{"a":1}})")) == "f: __metadata__.a is 1, expected a text");
+    CHECK(read_error(files::safetensors(R"({"__metadata__":"a"})")) == "f: __metadata__ is \"a\", expected an object");
 }
 
 TEST_CASE("a file cut at any byte is refused") {
     int accepted = 0;
-    for (std::size_t size = 0; size < small.size(); ++size) accepted += refusal(small.substr(0, size)).empty();
+    for (std::size_t size = 0; size < small.size(); ++size) accepted += read_error(small.substr(0, size)).empty();
     CHECK(accepted == 0);
-    CHECK(refusal(small).empty());
+    CHECK(read_error(small).empty());
 }
 
 TEST_CASE("a file with bytes changed at random is either refused or safe to read") {
@@ -202,6 +202,6 @@ TEST_CASE("a file with bytes changed at random is either refused or safe to read
 TEST_CASE("a hostile header within the limits is refused") {
     std::string names = "{";
     for (int i = 0; i < 150'000; ++i) names += "\"" + std::to_string(i) + "\":{},";
-    CHECK_FALSE(refusal(files::safetensors(names + "\"x\":{}}")).empty());
-    CHECK_FALSE(refusal(files::safetensors("{\"" + std::string(2'000'000, 'a') + "\":0}")).empty());
+    CHECK_FALSE(read_error(files::safetensors(names + "\"x\":{}}")).empty());
+    CHECK_FALSE(read_error(files::safetensors("{\"" + std::string(2'000'000, 'a') + "\":0}")).empty());
 }

@@ -30,14 +30,14 @@ MistralModel<S> bundled(Index threads, ActivationPrecision precision, Index wind
 }
 
 /// Part of a text that the model knows; longer than its window of 64.
-std::span<const Token> prompt(std::size_t length) {
+std::span<const Token> known_text(std::size_t length) {
     static const auto tokens =
         files::read_json(files::reference / "shakespeare.json").at("tokens").get<std::vector<Token>>();
     return std::span(tokens).first(length);
 }
 
 /// All that a session shows of a prompt and of the tokens that follow it.
-struct Run {
+struct Outcome {
     std::vector<float> logits;  ///< after the prompt
     std::vector<Token> tokens;
     std::vector<double> logprobs;
@@ -45,18 +45,18 @@ struct Run {
     Index drafted = 0;
     Index accepted = 0;
 
-    friend bool operator==(const Run& a, const Run& b) {
+    friend bool operator==(const Outcome& a, const Outcome& b) {
         return a.logits == b.logits && a.tokens == b.tokens && a.logprobs == b.logprobs &&
                a.last_logits == b.last_logits;
     }
 };
 
 template <class Model>
-Run run(const Model& model, std::span<const Token> prompt, Index chunk, GenerateOptions options) {
+Outcome run(const Model& model, std::span<const Token> prompt, Index chunk, GenerateOptions options) {
     options.ignore_eos = true;
     Session session(model, {.rewind = options.draft_tokens, .chunk = chunk});
     session.append(prompt);
-    Run run;
+    Outcome run;
     run.logits = tiny::logits(session);
     auto generation = session.generate({}, options);
     while (generation.next()) {
@@ -69,8 +69,8 @@ Run run(const Model& model, std::span<const Token> prompt, Index chunk, Generate
     return run;
 }
 
-const GenerateOptions greedy{.max_tokens = 6};
-const GenerateOptions sampled{.max_tokens = 6, .temperature = 1, .top_p = 0.95f, .seed = 4};
+const GenerateOptions greedy_options{.max_tokens = 6};
+const GenerateOptions sampled_options{.max_tokens = 6, .temperature = 1, .top_p = 0.95f, .seed = 4};
 
 }  // namespace
 
@@ -81,27 +81,29 @@ TEST_CASE_TEMPLATE("a prompt and what follows give the same bits on any number o
     };
     for (const Way& way : {Way{ActivationPrecision::precise, 64}, Way{CpuOptions{}.activation_precision, no_window}}) {
         CAPTURE(way.window);
-        const Run expected = run(bundled<S>(1, way.precision, way.window), prompt(110), 48, sampled);
+        const Outcome expected = run(bundled<S>(1, way.precision, way.window), known_text(110), 48, sampled_options);
         for (const Index threads : {2, 3, 8})
-            CHECK(run(bundled<S>(threads, way.precision, way.window), prompt(110), 48, sampled) == expected);
+            CHECK(run(bundled<S>(threads, way.precision, way.window), known_text(110), 48, sampled_options) ==
+                  expected);
     }
 }
 
 TEST_CASE_TEMPLATE("precise chunks of any size give the same bits", S, bfloat16, Q8, Q4) {
     const auto model = bundled<S>(2, ActivationPrecision::precise);
-    const Run expected = run(model, prompt(110), 512, greedy);
-    for (const Index chunk : {7, 33, 64}) CHECK(run(model, prompt(110), chunk, greedy) == expected);
+    const Outcome expected = run(model, known_text(110), 512, greedy_options);
+    for (const Index chunk : {7, 33, 64}) CHECK(run(model, known_text(110), chunk, greedy_options) == expected);
 }
 
 TEST_CASE_TEMPLATE("quantised sessions that run at the same time give the bits of one alone", Q, Q8, Q4) {
     const auto model = bundled<Q>(2, ActivationPrecision::balanced);
-    const Run expected = run(model, prompt(100), 48, sampled);
-    std::vector<Run> found(3);
+    const Outcome expected = run(model, known_text(100), 48, sampled_options);
+    std::vector<Outcome> found(3);
     {
         std::vector<std::jthread> threads;
-        for (Run& one : found) threads.emplace_back([&] { one = run(model, prompt(100), 48, sampled); });
+        for (Outcome& one : found)
+            threads.emplace_back([&] { one = run(model, known_text(100), 48, sampled_options); });
     }
-    for (const Run& one : found) CHECK(one == expected);
+    for (const Outcome& one : found) CHECK(one == expected);
 }
 
 TEST_CASE_TEMPLATE("drafts change nothing with quantised weights", Q, Q8, Q4) {
@@ -109,16 +111,16 @@ TEST_CASE_TEMPLATE("drafts change nothing with quantised weights", Q, Q8, Q4) {
         const auto model = bundled<Q>(2, precision);
         Index accepted = 0;
         Index rejected = 0;
-        for (GenerateOptions options : {greedy, sampled}) {
+        for (GenerateOptions options : {greedy_options, sampled_options}) {
             options.max_tokens = 40;
             // Mostly five tokens in turn, so that drafts come true, but not all of them.
             options.logit_hook = [turn = 0](std::span<float> logits) mutable {
                 logits[static_cast<std::size_t>(300 + turn++ % 5)] += 11;
             };
-            const Run expected = run(model, prompt(70), 512, options);
+            const Outcome expected = run(model, known_text(70), 512, options);
             for (const Index drafts : {5, 16}) {
                 options.draft_tokens = drafts;
-                const Run found = run(model, prompt(70), 512, options);
+                const Outcome found = run(model, known_text(70), 512, options);
                 CHECK(found == expected);
                 accepted += found.accepted;
                 rejected += found.drafted - found.accepted;

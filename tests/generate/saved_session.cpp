@@ -42,7 +42,7 @@ std::string restore_error(Session& session, const std::string& bytes) {
     return message_of([&] { restore(session, bytes); });
 }
 
-const GenerateOptions sampled{
+const GenerateOptions continuation{
     .max_tokens = 20, .temperature = 1.3f, .repetition_penalty = 1.2f, .seed = 9, .ignore_eos = true};
 
 /// Where the numbers that follow the header start.
@@ -78,7 +78,8 @@ TEST_CASE_TEMPLATE("a restored session continues with the same bits", S, double,
                 CHECK(saved(other) == bytes);
                 if (session.position() == 0) continue;
                 CHECK(tiny::logits(other) == tiny::logits(session));
-                CHECK(tiny::collect(other.generate({}, sampled)) == tiny::collect(session.generate({}, sampled)));
+                CHECK(tiny::collect(other.generate({}, continuation)) ==
+                      tiny::collect(session.generate({}, continuation)));
                 session.rewind_to(session.position() - 2);
                 other.rewind_to(other.position() - 2);
                 CHECK(tiny::logits(other) == tiny::logits(session));
@@ -95,7 +96,7 @@ TEST_CASE("a restored session with a cache in 8 bits continues with the same bit
     restore(other, bytes);
     CHECK(saved(other) == bytes);
     CHECK(tiny::logits(other) == tiny::logits(session));
-    CHECK(tiny::collect(other.generate({}, sampled)) == tiny::collect(session.generate({}, sampled)));
+    CHECK(tiny::collect(other.generate({}, continuation)) == tiny::collect(session.generate({}, continuation)));
     session.rewind_to(41);
     other.rewind_to(41);
     other.append(tiny::tokens(5));

@@ -17,17 +17,12 @@
 #include "tiny_model.hpp"
 
 using namespace mistral;
+using tiny::all_windows;
+using tiny::part;
 
 namespace {
 
 using Windows = std::vector<Index>;
-
-/// Layers that roll, that do not, and both in one model.
-const std::vector<Windows> all_windows{{1}, {4}, {5, 8}, {6, no_window}, {no_window}};
-
-std::span<const Token> part(const std::vector<Token>& tokens, Index first, Index count) {
-    return std::span(tokens).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
-}
 
 /// The logits after each token [tokens, vocab_size], by the model alone, one token at a time.
 template <class C, class Model>
@@ -262,7 +257,7 @@ TEST_CASE("what can be rewound to is what the first position says") {
 namespace {
 
 /// Counts what is copied inside its memory, in bytes.
-struct CountingCpu : Cpu {
+struct CopyCountingCpu : Cpu {
     using Cpu::Cpu;
 
     template <class T>
@@ -277,7 +272,7 @@ struct CountingCpu : Cpu {
 }  // namespace
 
 TEST_CASE("a fork shares the model and copies what the caches hold, however large they are") {
-    const auto model = tiny::model<float>(tiny::config({4, no_window}), CountingCpu(1));
+    const auto model = tiny::model<float>(tiny::config({4, no_window}), CopyCountingCpu(1));
     const Session session(model, {.context = 1'000'000});
     Session used = session.fork();
     used.append(tiny::tokens(6));

@@ -14,22 +14,17 @@
 #include "tiny_model.hpp"
 
 using namespace mistral;
+using tiny::all_windows;
+using tiny::part;
 
 namespace {
 
 using Windows = std::vector<Index>;
 using Tokens = std::vector<Token>;
 
-/// Layers that roll, that do not, and both in one model.
-const std::vector<Windows> all_windows{{1}, {4}, {5, 8}, {6, no_window}, {no_window}};
-
 /// More tokens than several windows, where there are only such; else as many as the context takes.
 Index long_for(const Windows& windows) {
     return std::ranges::find(windows, no_window) == windows.end() ? 100 : 50;
-}
-
-std::span<const Token> part(const Tokens& tokens, Index first, Index count) {
-    return std::span(tokens).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
 }
 
 /// Makes the tokens 5 … 11 in turn likely, so that a sampled text mostly repeats itself.
@@ -103,7 +98,7 @@ void check_same(Session& session, Session& plain) {
 }
 
 /// Counts forward passes.
-struct CountingCpu : Cpu {
+struct PassCountingCpu : Cpu {
     using Cpu::Cpu;
 
     template <class... Arguments>
@@ -336,7 +331,7 @@ TEST_CASE("a second turn, which drafts from the first, is the same too") {
 }
 
 TEST_CASE("a text that repeats itself takes a fraction of the forward passes") {
-    const auto model = tiny::model<float>(tiny::config({6}), CountingCpu(1));
+    const auto model = tiny::model<float>(tiny::config({6}), PassCountingCpu(1));
     Session session(model, {.rewind = 16});
     GenerateOptions options{.max_tokens = 400, .ignore_eos = true, .draft_tokens = 16};
     options.logit_hook = [turn = 0](std::span<float> logits) mutable {
@@ -351,7 +346,7 @@ TEST_CASE("a text that repeats itself takes a fraction of the forward passes") {
 }
 
 TEST_CASE("a random text backs off: few tokens are drafted for nothing") {
-    const auto model = tiny::model<float>(tiny::config({6}), CountingCpu(1));
+    const auto model = tiny::model<float>(tiny::config({6}), PassCountingCpu(1));
     for (const std::uint64_t seed : {1u, 2u, 3u}) {
         *model.device().passes = 0;
         Session session(model, {.rewind = 16});
@@ -367,7 +362,7 @@ TEST_CASE("a random text backs off: few tokens are drafted for nothing") {
 }
 
 TEST_CASE("nothing is drafted unless that is asked for, nor beyond the last token asked for") {
-    const auto model = tiny::model<float>(tiny::config({6}), CountingCpu(1));
+    const auto model = tiny::model<float>(tiny::config({6}), PassCountingCpu(1));
     for (const Index draft_tokens : {0, 8})
         for (const Index count : {1, 2, 3}) {
             *model.device().passes = 0;

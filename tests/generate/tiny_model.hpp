@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -93,6 +94,14 @@ inline std::vector<Token> tokens(Index count, std::uint64_t seed = 7) {
     std::vector<Token> tokens;
     for (Index i = 0; i < count; ++i) tokens.push_back(3 + static_cast<Token>(37 * random.uniform()));
     return tokens;
+}
+
+/// Windows of layers that roll, that do not, and both in one model.
+inline const std::vector<std::vector<Index>> all_windows{
+    {1}, {4}, {5, 8}, {6, mistral::no_window}, {mistral::no_window}};
+
+inline std::span<const Token> part(const std::vector<Token>& tokens, Index first, Index count) {
+    return std::span(tokens).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
 }
 
 /// All tokens of a range.

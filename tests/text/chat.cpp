@@ -73,7 +73,7 @@ Message result(std::string id) {
 }
 
 /// The message of the Error that encoding throws, or nothing.
-std::string error_of(ChatTemplate chat_template, const std::vector<Message>& messages, const Strings& tools = {}) {
+std::string chat_error(ChatTemplate chat_template, const std::vector<Message>& messages, const Strings& tools = {}) {
     return message_of([&] {
         return encode_chat(tokenizer(chat_template == ChatTemplate::v1 ? "v1" : "v3"), chat_template, messages, tools);
     });
@@ -81,14 +81,14 @@ std::string error_of(ChatTemplate chat_template, const std::vector<Message>& mes
 
 void check_refused(const std::vector<Message>& messages, const std::string& part,
                    ChatTemplate chat_template = ChatTemplate::v3) {
-    const std::string error = error_of(chat_template, messages);
+    const std::string error = chat_error(chat_template, messages);
     CAPTURE(part);
     CAPTURE(error);
     CHECK(error.find(part) != std::string::npos);
 }
 
 void check_tool_refused(const std::string& tool, const std::string& part) {
-    const std::string error = error_of(ChatTemplate::v3, {user("a")}, {tool});
+    const std::string error = chat_error(ChatTemplate::v3, {user("a")}, {tool});
     CAPTURE(error);
     CHECK(error.find(part) != std::string::npos);
 }
@@ -175,7 +175,7 @@ TEST_CASE("conversations out of order are refused") {
 TEST_CASE("a prefix is refused but at the end and of the assistant") {
     Message prefix = assistant("b");
     prefix.prefix = true;
-    CHECK(error_of(ChatTemplate::v3, {user("a"), prefix}).empty());
+    CHECK(chat_error(ChatTemplate::v3, {user("a"), prefix}).empty());
     check_refused({user("a"), prefix, user("c")}, "is marked as a prefix");
     Message question = user("a");
     question.prefix = true;
@@ -184,7 +184,7 @@ TEST_CASE("a prefix is refused but at the end and of the assistant") {
 
 TEST_CASE("tool calls and results that do not match are refused") {
     const std::string id = "abcdefghi";
-    CHECK(error_of(ChatTemplate::v3, {user("a"), call(id), result(id)}).empty());
+    CHECK(chat_error(ChatTemplate::v3, {user("a"), call(id), result(id)}).empty());
     check_refused({user("a"), assistant("b"), result(id)}, "no tool call before it is unanswered");
     check_refused({user("a"), call(id), result(id), result(id)}, "no tool call before it is unanswered");
     check_refused({user("a"), call(id), user("b")}, "ends the conversation with 1 tool calls unanswered");
@@ -210,14 +210,14 @@ TEST_CASE("ids of tool calls have nine letters or digits in v3 and are not looke
     for (const std::string id : {"", "12345678", "1234567890", "12345678-", "null"}) {
         check_refused({user("a"), call(id), result("abcdefghi")}, "expected nine letters or digits");
         check_refused({user("a"), call("abcdefghi"), result(id)}, "expected nine letters or digits");
-        CHECK(error_of(ChatTemplate::v2, {user("a"), call(id), result(id)}).empty());
+        CHECK(chat_error(ChatTemplate::v2, {user("a"), call(id), result(id)}).empty());
     }
 }
 
 TEST_CASE("the template v1 has no tools") {
     check_refused({user("a"), call("abcdefghi"), result("abcdefghi")}, "which the template v1 has not",
                   ChatTemplate::v1);
-    CHECK(error_of(ChatTemplate::v1, {user("a")}, {R"({"function": {"name": "f"}})"}) ==
+    CHECK(chat_error(ChatTemplate::v1, {user("a")}, {R"({"function": {"name": "f"}})"}) ==
           "the template v1 has no tools, but 1 are given");
 }
 
