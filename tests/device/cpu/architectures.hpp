@@ -12,7 +12,7 @@
 #define MISTRAL_TEST_ARCHITECTURES mistral::NativeInstructionSet
 #endif
 
-/// Whether `Cpu` multiplies bfloat16 by tiles here, unless it is told not to.
+/// Whether `Cpu` multiplies by tiles here, unless it is told not to.
 [[nodiscard]] inline bool has_tiles() {
     return std::same_as<mistral::NativeInstructionSet, mistral::Avx512Dot> && mistral::cpu::amx_is_available();
 }

@@ -34,12 +34,12 @@ namespace mistral::cpu {
 }
 
 inline constexpr Index amx_rows = 16;     ///< of a tile, at most
-inline constexpr Index amx_columns = 16;  ///< elements of 32 bits, or pairs of bfloat16, in a row
+inline constexpr Index amx_columns = 16;  ///< elements of 32 bits, pairs of bfloat16 or quads of bytes in a row
 
 #if defined(MISTRAL_HAS_AVX512_DOT)
 /// The registers of this thread, while it lives: 0 … 3 hold sums [rows, 16] of binary32, 4 and 5 left operands [rows,
-/// 16 pairs], 6 and 7 right ones [16 pairs, 16]. In assembly, as then no compiler flag is needed beyond those of
-/// Avx512Dot.
+/// 16 pairs], 6 and 7 right ones [16 pairs, 16]; or integers of 32 bits, and quads of bytes. In assembly, as then no
+/// compiler flag is needed beyond those of Avx512Dot.
 class AmxRegisters {
   public:
     /// For left operands of at most 16 rows; those of register 5, and their sums in 2 and 3, may have another number.

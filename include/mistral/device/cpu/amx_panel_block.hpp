@@ -105,7 +105,7 @@ class AmxPanelBlock {
         const Index last = weights_.groups() - 1;
         add(group - Matrix::group_bytes, x[last], tokens, products[static_cast<std::size_t>(last % 2)], sums, fetching);
         for (Index t = 0; t < tokens; ++t)
-            write_panel(sums.data() + t * Matrix::panel_rows, panel, first + t, out_, update_);
+            write_panel<Amx>(sums.data() + t * Matrix::panel_rows, panel, first + t, out_, update_);
     }
 
     /// The products of a group's two vectors of rows with all planes, in registers.

@@ -10,13 +10,14 @@
 #include <mistral/device/cpu/multiply_quantized.hpp>
 #include <mistral/device/cpu/multiply_quantized_amx.hpp>
 #include <mistral/device/cpu/packed_matrix.hpp>
-#include <mistral/device/cpu/simd.hpp>
+#include <mistral/device/cpu/quad_lanes.hpp>
 #include <mistral/device/device.hpp>
 
 #include <algorithm>
 #include <array>
 #include <cassert>
 #include <concepts>
+#include <cstddef>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -131,7 +132,7 @@ class BasicCpu : public CpuBase {
     }
 
   private:
-    /// Whether this may be a device that multiplies bfloat16 by tiles.
+    /// Whether this may be a device that multiplies by tiles.
     static constexpr bool may_have_amx = std::same_as<Architecture, Avx512Dot>;
 
     /// Of the token that is this row of all runs.

@@ -10,8 +10,8 @@ namespace mistral {
 /// AVX-512 with dot products of bfloat16 pairs and of 8-bit quadruples: Zen 4, Cooper Lake, Sapphire Rapids and later.
 struct Avx512Dot {};
 
-/// Beside it, tiles of bfloat16: Sapphire Rapids and later. Programs do not name it: a device with Avx512Dot finds at
-/// run time whether it may use tiles, and does for what they are good for.
+/// Beside it, tiles of bfloat16 and of bytes: Sapphire Rapids and later. Programs do not name it: a device with
+/// Avx512Dot finds at run time whether it may use tiles, and does for what they are good for.
 struct Amx {};
 
 /// The architecture whose vectors xsimd gives to an instruction set.

@@ -125,6 +125,7 @@ void multiply_few_by_tiles(ThreadPool& pool, MatrixView<const float> x,
                            Workspace& workspace) {
     constexpr Index steps_to_pack = 64;
     if (x.rows() == 0 || products.empty()) return;
+    assert(x.cols() > 0);
     const AmxColumns columns(x);
     auto frame = workspace.frame();
     std::uint32_t* const packed = frame.template matrix<std::uint32_t>(1, columns.size()).data();

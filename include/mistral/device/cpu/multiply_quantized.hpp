@@ -46,7 +46,7 @@ void multiply_panels(ThreadPool& pool, MatrixView<const float> x,
             assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
             const PanelBlock<Q, Architecture, Group> block(product.weights, tokens, product.out, update, reading);
             const Index last = std::min(product.weights.panels(), first + task.rows);
-            if (x.rows() == 1) return block.run_alone(first, last, 0);
+            if (x.rows() == 1) return block.run_alone(first, last);
             for (Index panel = first; panel < last; ++panel)
                 block.run(panel, token, std::min(x.rows(), token + task.tokens));
         });

@@ -33,7 +33,8 @@ namespace mistral::cpu {
 
 /// What attention over keys and values in bfloat16, or in Q8, whose integers bfloat16 can hold, has in common for
 /// Avx512Dot and Amx: all but the products. Queries and weights are rounded to bfloat16, sums and maxima are binary32;
-/// the scales of Q8 are multiplied with scores and weights. A block's keys and values are rearranged into pairs.
+/// the scales of Q8 are multiplied with scores and weights. A block's values are rearranged into pairs, and so are
+/// its keys where they do not serve as they lie.
 template <class C>
 class PairedAttention {
   public:

@@ -16,7 +16,8 @@
 namespace mistral::cpu {
 
 /// The sums of a panel's rows with a token, which lie side by side, to out [tokens, outputs].
-inline void write_panel(const float* sums, Index panel, Index token, MatrixView<float> out, Update update) {
+template <class Architecture>
+void write_panel(const float* sums, Index panel, Index token, MatrixView<float> out, Update update) {
     constexpr Index rows = PackedMatrix<Q8>::panel_rows;
     static_assert(rows == PackedMatrix<Q4>::panel_rows);
     float* const to = out.row(token) + panel * rows;
@@ -32,11 +33,11 @@ class PanelBlock {
                const PanelReading& reading)
         : weights_(weights), x_(x), out_(out), update_(update), reading_(reading) {}
 
-    /// One token with the panels first … last - 1, of which memory may give two at the same time faster than one.
-    void run_alone(Index first, Index last, Index token) const {
+    /// The only token with the panels first … last - 1, of which memory may give two at the same time faster than one.
+    void run_alone(Index first, Index last) const {
         const Index pairs = reading_.two_streams ? (last - first) / 2 : 0;
-        for (Index panel = first; panel < first + pairs; ++panel) tile<1, 2>({panel, panel + pairs}, token, nullptr, 0);
-        for (Index panel = first + 2 * pairs; panel < last; ++panel) tile<1, 1>({panel}, token, nullptr, 0);
+        for (Index panel = first; panel < first + pairs; ++panel) tile<1, 2>({panel, panel + pairs}, 0, nullptr, 0);
+        for (Index panel = first + 2 * pairs; panel < last; ++panel) tile<1, 1>({panel}, 0, nullptr, 0);
     }
 
     /// The tokens in as few tiles as hold them, all about equally large.
@@ -100,7 +101,7 @@ class PanelBlock {
             std::array<float, Matrix::panel_rows> values;
             unroll<Lanes::vectors>(
                 [&](auto v) { Lanes::store(sums[i][v], values.data() + values.size() / Lanes::vectors * v); });
-            write_panel(values.data(), panel[p], token + static_cast<Index>(t), out_, update_);
+            write_panel<Architecture>(values.data(), panel[p], token + static_cast<Index>(t), out_, update_);
         });
     }
 

@@ -45,8 +45,7 @@ struct QuadLanes {
     }
     static constexpr std::size_t vectors_at_once(int) { return vectors; }  // by tokens
     template <QuantizedScalar Q>
-    static constexpr PanelReading reading{
-        .two_streams = false, .fetches_ahead = std::same_as<Q, Q4>, .fetches_alone = false};
+    static constexpr PanelReading reading{.two_streams = false, .fetches_ahead = false, .fetches_alone = false};
     struct Integers {
         std::array<std::int32_t, 32> lanes;
     };
