@@ -26,6 +26,13 @@ double rounded(float x) {
     return static_cast<double>(static_cast<bfloat16>(x));
 }
 
+template <class Q>
+PackedMatrix<Q> packed(ThreadPool& pool, const std::vector<float>& weights, Index outputs, Index inputs) {
+    const float* from = weights.data();
+    return {pool, outputs, inputs,
+            [from, inputs](Index row, float* to) { std::copy_n(from + row * inputs, inputs, to); }};
+}
+
 /// out = 1 + the products of x [tokens, inputs] by tiles.
 template <class Q>
 std::vector<float> multiply(ThreadPool& pool, const PackedMatrix<Q>& weights, const float* x, Index tokens) {
@@ -52,11 +59,7 @@ TEST_CASE_TEMPLATE("by tiles, quantised products agree with double precision on 
         CAPTURE(outputs);
         CAPTURE(inputs);
         ThreadPool pool(2);
-        const auto weights = random_numbers(outputs * inputs, random);
-        const float* from = weights.data();
-        const PackedMatrix<Q> matrix(pool, outputs, inputs, [from, count = inputs](Index row, float* to) {
-            std::copy_n(from + row * count, count, to);
-        });
+        const auto matrix = packed<Q>(pool, random_numbers(outputs * inputs, random), outputs, inputs);
         const auto x = random_numbers(tokens * inputs, random);
         const auto out = multiply(pool, matrix, x.data(), tokens);
         double worst = 0;
@@ -96,11 +99,7 @@ TEST_CASE_TEMPLATE("by tiles of bytes, quantised products have the bits that the
         CAPTURE(outputs);
         CAPTURE(inputs);
         ThreadPool pool(2);
-        const auto weights = random_numbers(outputs * inputs, random);
-        const float* from = weights.data();
-        const PackedMatrix<Q> matrix(pool, outputs, inputs, [from, count = inputs](Index row, float* to) {
-            std::copy_n(from + row * count, count, to);
-        });
+        const auto matrix = packed<Q>(pool, random_numbers(outputs * inputs, random), outputs, inputs);
         auto x = random_numbers(tokens * inputs, random);
         x.back() = std::numeric_limits<float>::infinity();  // makes its token NaN, and no other
         const auto multiply_by = [&]<class Set>(ThreadPool& on, Set) {
@@ -175,9 +174,7 @@ TEST_CASE("balanced prompts are multiplied by tiles, and neither short passes no
     constexpr Index outputs = 40, inputs = 200;
     std::mt19937 random(9);
     ThreadPool pool(2);
-    const auto weights = random_numbers(outputs * inputs, random);
-    const PackedMatrix<Q8> matrix(
-        pool, outputs, inputs, [&](Index row, float* to) { std::copy_n(weights.data() + row * inputs, inputs, to); });
+    const auto matrix = packed<Q8>(pool, random_numbers(outputs * inputs, random), outputs, inputs);
     const auto x = random_numbers((always_precise_tokens + 1) * inputs, random);
     for (const auto precision :
          {ActivationPrecision::precise, ActivationPrecision::balanced, ActivationPrecision::fast})

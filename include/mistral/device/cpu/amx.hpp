@@ -35,6 +35,7 @@ namespace mistral::cpu {
 
 inline constexpr Index amx_rows = 16;     ///< of a tile, at most
 inline constexpr Index amx_columns = 16;  ///< elements of 32 bits, pairs of bfloat16 or quads of bytes in a row
+inline constexpr Index amx_tile = amx_rows * amx_columns;  ///< elements of 32 bits
 
 #if defined(MISTRAL_HAS_AVX512_DOT)
 /// The registers of this thread, while it lives: 0 … 3 hold sums [rows, 16] of binary32, 4 and 5 left operands [rows,

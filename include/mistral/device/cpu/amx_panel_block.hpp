@@ -67,10 +67,9 @@ class AmxPanelBlock {
     using Registers = AmxRegisters;
     static constexpr std::size_t planes = Group::planes;
     static constexpr std::size_t vectors = Lanes::vectors;
-    static constexpr Index tile_size = amx_rows * amx_columns;
     static constexpr Index quad_bytes = Matrix::panel_rows * Matrix::quad;
 
-    using Products = std::array<std::int32_t, planes * vectors * tile_size>;
+    using Products = std::array<std::int32_t, planes * vectors * amx_tile>;
     using Levels = std::array<std::byte, std::size_t{group_size / Matrix::quad * quad_bytes}>;
     using Sums = std::array<float, amx_rows * Matrix::panel_rows>;
 
@@ -140,7 +139,7 @@ class AmxPanelBlock {
 
     static void store(Products& products) {
         unroll<planes * vectors>(
-            [&](auto i) { Registers::store<static_cast<int>(i)>(products.data() + i * tile_size); });
+            [&](auto i) { Registers::store<static_cast<int>(i)>(products.data() + i * amx_tile); });
     }
 
     /// Adds a group's products to the sums [tokens, 32].
@@ -153,10 +152,9 @@ class AmxPanelBlock {
                 prefetch(fetching.first);
             const auto token = static_cast<std::size_t>(t);
             unroll<vectors>([&](auto v) {
-                const std::int32_t* const from = products.data() + v * tile_size + t * amx_columns;
+                const std::int32_t* const from = products.data() + v * amx_tile + t * amx_columns;
                 __m512i product = _mm512_load_si512(from);
-                if constexpr (planes == 2)
-                    product = Lanes::join(product, _mm512_load_si512(from + vectors * tile_size));
+                if constexpr (planes == 2) product = Lanes::join(product, _mm512_load_si512(from + vectors * amx_tile));
                 product = _mm512_add_epi32(product, Lanes::start(x.offsets[token]));
                 float* const sum = sums.data() + t * Matrix::panel_rows + v * amx_columns;
                 _mm512_store_ps(sum, Lanes::multiply_add(product, scales[v], x.scales[token], _mm512_load_ps(sum)));

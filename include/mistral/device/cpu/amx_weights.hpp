@@ -24,7 +24,6 @@ namespace mistral::cpu {
 
 inline constexpr Index amx_outputs = 2 * amx_columns;
 inline constexpr Index amx_inputs = 2 * amx_columns;
-inline constexpr Index amx_tile = amx_rows * amx_columns;  ///< elements of 32 bits
 
 [[nodiscard]] inline Index amx_steps(const HostMatrix<bfloat16>& weights) {
     return divide_up(weights.cols(), amx_inputs);

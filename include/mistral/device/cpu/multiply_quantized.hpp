@@ -20,6 +20,22 @@
 /// gives the same bits alone or in a chunk.
 namespace mistral::cpu {
 
+/// Cuts products of panels with x [tokens, inputs] into tasks of so many tokens, and calls body(product, first_panel,
+/// last_panel, first_token, last_token) for all of them, on the pool's threads.
+template <QuantizedScalar Q, class Body>
+void for_each_panel_task(ThreadPool& pool, MatrixView<const float> x,
+                         std::span<const Product<PackedMatrix<Q>, float>> products, Index tokens_per_task, Body body) {
+    const auto size = [&](const PackedMatrix<Q>& weights) {
+        return TaskSize(pool.threads(), x.rows(), tokens_per_task, weights.panels(), weights.panel_bytes(), 1);
+    };
+    for_each_product_task(
+        pool, products, size, [&](const auto& product, Index, Index panel, Index token, const TaskSize& task) {
+            assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
+            body(product, panel, std::min(product.weights.panels(), panel + task.rows), token,
+                 std::min(x.rows(), token + task.tokens));
+        });
+}
+
 /// x [tokens, inputs], of each product the weights [outputs, inputs] -> out [tokens, outputs]; activations are integers
 /// of 15 or 8 bits.
 template <class Architecture, int bits, QuantizedScalar Q, class Workspace>
@@ -38,18 +54,13 @@ void multiply_panels(ThreadPool& pool, MatrixView<const float> x,
     constexpr Index token_multiple = 12;  // a few tiles
     const Index token_bytes = tokens.cols() * static_cast<Index>(sizeof(Group));
     const Index tokens_per_task = TaskSize::tokens_in_cache(token_bytes, token_multiple);
-    const auto size = [&](const PackedMatrix<Q>& weights) {
-        return TaskSize(pool.threads(), x.rows(), tokens_per_task, weights.panels(), weights.panel_bytes(), 1);
-    };
-    for_each_product_task(
-        pool, products, size, [&](const auto& product, Index, Index first, Index token, const TaskSize& task) {
-            assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
-            const PanelBlock<Q, Architecture, Group> block(product.weights, tokens, product.out, update, reading);
-            const Index last = std::min(product.weights.panels(), first + task.rows);
-            if (x.rows() == 1) return block.run_alone(first, last);
-            for (Index panel = first; panel < last; ++panel)
-                block.run(panel, token, std::min(x.rows(), token + task.tokens));
-        });
+    for_each_panel_task(pool, x, products, tokens_per_task,
+                        [&](const auto& product, Index first, Index last, Index first_token, Index last_token) {
+                            const PanelBlock<Q, Architecture, Group> block(product.weights, tokens, product.out, update,
+                                                                           reading);
+                            if (x.rows() == 1) return block.run_alone(first, last);
+                            for (Index panel = first; panel < last; ++panel) block.run(panel, first_token, last_token);
+                        });
 }
 
 template <class Architecture, int bits, QuantizedScalar Q, class Workspace>

@@ -12,7 +12,6 @@
 #include <mistral/device/device.hpp>
 
 #if defined(MISTRAL_HAS_AVX512_DOT)
-#include <algorithm>
 #include <cassert>
 #include <concepts>
 #include <cstddef>
@@ -44,15 +43,10 @@ void multiply_panels_by_tiles(ThreadPool& pool, MatrixView<const float> x,
     });
     const Index token_bytes = tiles.cols() * static_cast<Index>(sizeof(Group)) / tile_tokens;
     const Index tokens_per_task = TaskSize::tokens_in_cache(token_bytes, tile_tokens);
-    const auto size = [&](const PackedMatrix<Q>& weights) {
-        return TaskSize(pool.threads(), x.rows(), tokens_per_task, weights.panels(), weights.panel_bytes(), 1);
-    };
-    for_each_product_task(
-        pool, products, size, [&](const auto& product, Index, Index panel, Index token, const TaskSize& task) {
-            assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
-            Block(product.weights, tiles, tile_tokens, product.out, update)
-                .run(panel, std::min(product.weights.panels(), panel + task.rows), token,
-                     std::min(x.rows(), token + task.tokens));
+    for_each_panel_task(
+        pool, x, products, tokens_per_task,
+        [&](const auto& product, Index first, Index last, Index first_token, Index last_token) {
+            Block(product.weights, tiles, tile_tokens, product.out, update).run(first, last, first_token, last_token);
         });
 }
 

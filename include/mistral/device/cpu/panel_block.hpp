@@ -51,7 +51,6 @@ class PanelBlock {
     using Matrix = PackedMatrix<Q>;
     using Lanes = QuadLanes<Architecture>;
     static constexpr int planes = Group::planes;
-    static constexpr Index groups_ahead = 8;
 
     /// Tiles of `most` tokens or one fewer, of the largest `most` that leaves none of them empty. Each fetches a part
     /// of the panel that follows; alone, what is a little ahead of it.
@@ -61,6 +60,7 @@ class PanelBlock {
             if (tokens <= (most - 1) * tiles) return tiles_of<most - 1>(panel, token, tokens, tiles);
         const Index large = tokens - (most - 1) * tiles;
         constexpr Index lines = Matrix::group_bytes / cache_line;
+        constexpr Index groups_ahead = 4;
         const Index lines_ahead = tiles > 1 || reading_.fetches_ahead ? divide_up(lines, tiles) : 0;
         const std::byte* ahead =
             weights_.panel(panel) + (tiles == 1 ? groups_ahead * Matrix::group_bytes : weights_.panel_bytes());
@@ -89,7 +89,7 @@ class PanelBlock {
                 for (Index i = 0; i < lines_ahead; ++i, ahead += cache_line) prefetch(ahead);
             unroll<panels>([&](auto i) {
                 if constexpr (tokens == 1)
-                    if (reading_.fetches_alone) prefetch_group(group[i] + groups_ahead * Matrix::group_bytes);
+                    if (reading_.fetches_alone) prefetch_ahead_of(group[i]);
                 add_group<tokens, tokens * i>(group[i], x, sums);
                 group[i] += Matrix::group_bytes;
                 // Registers lack for the loads of several panels, if compilers mix them.
@@ -105,8 +105,10 @@ class PanelBlock {
         });
     }
 
-    static void prefetch_group(const std::byte* group) {
-        for (Index i = 0; i < Matrix::group_bytes; i += cache_line) prefetch(group + i);
+    static void prefetch_ahead_of(const std::byte* group) {
+        constexpr Index groups_ahead = 8;
+        for (Index i = 0; i < Matrix::group_bytes; i += cache_line)
+            prefetch(group + groups_ahead * Matrix::group_bytes + i);
     }
 
     /// Adds a group's products to the sums of the tokens, which begin at `first`.
