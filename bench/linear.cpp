@@ -40,15 +40,14 @@ void run(benchmark::State& state, const Map& map, Index tokens, ActivationPrecis
     const auto& weights =
         shared(std::string(mistral::ScalarTraits<S>::name).append(map.name), [&] { return copies<S>(map); });
     Cpu::Workspace workspace;
-    std::vector<float> x(static_cast<std::size_t>(tokens * map.inputs));
-    std::vector<float> out(static_cast<std::size_t>(tokens * map.outputs));
+    auto frame = workspace.frame();
+    const auto x = frame.matrix<float>(tokens, map.inputs);
+    const auto out = frame.matrix<float>(tokens, map.outputs);
     fill(x.data(), tokens * map.inputs);
     std::size_t turn = 0;
     measure(state, linear_work<S>(weights.front(), tokens, precision), tokens, [&] {
-        const MatrixView<float> to(out.data(), tokens, map.outputs);
-        device.multiply(MatrixView<const float>(x.data(), tokens, map.inputs),
-                        std::array{mistral::Product{weights[turn++ % weights.size()], to}}, mistral::Update::assign,
-                        workspace);
+        device.multiply(MatrixView<const float>(x), std::array{mistral::Product{weights[turn++ % weights.size()], out}},
+                        mistral::Update::assign, workspace);
     });
 }
 

@@ -74,6 +74,11 @@ class AmxRegisters {
     static void load(const void* rows, Index stride = 64) {
         asm volatile("tileloadd (%1,%2,1), %%tmm%c0" ::"i"(tile), "r"(rows), "r"(stride) : "memory");
     }
+    /// The same of rows that are soon to be given up again: what else is in L1 stays there.
+    template <int tile>
+    static void load_once(const void* rows, Index stride = 64) {
+        asm volatile("tileloaddt1 (%1,%2,1), %%tmm%c0" ::"i"(tile), "r"(rows), "r"(stride) : "memory");
+    }
     template <int tile>
     static void store(void* rows, Index stride = 64) {
         asm volatile("tilestored %%tmm%c0, (%1,%2,1)" ::"i"(tile), "r"(rows), "r"(stride) : "memory");

@@ -29,9 +29,11 @@ struct AmxSums {
 };
 
 /// One or two tiles of the left operand with one or two of the right: the more, the more products are there for each
-/// tile that is loaded. sums = or += the products of all steps.
-template <int left_tiles, int right_tiles>
-void multiply_tiles(const AmxOperand& left, const AmxOperand& right, Index steps, const AmxSums& sums, bool adds) {
+/// tile that is loaded. sums = or += the products of all steps. The left operand passes by, the right one stays in L1;
+/// fetch(i) is called in step i, for what is wanted next.
+template <int left_tiles, int right_tiles, class Fetch>
+void multiply_tiles(const AmxOperand& left, const AmxOperand& right, Index steps, const AmxSums& sums, bool adds,
+                    const Fetch& fetch) {
     using Registers = AmxRegisters;
     constexpr bool lower = left_tiles == 2, beside = right_tiles == 2, diagonal = lower && beside;
     float* const to[] = {sums.first, sums.first + sums.right_tile, sums.first + sums.left_tile,
@@ -54,7 +56,8 @@ void multiply_tiles(const AmxOperand& left, const AmxOperand& right, Index steps
     const std::byte* a = left_first;
     const std::byte* b = right_first;
     for (Index i = 0; i < steps; ++i, a += left_step, b += right_step) {
-        Registers::load<4>(a, left_row);
+        fetch(i);
+        Registers::load_once<4>(a, left_row);
         Registers::load<6>(b, right_row);
         Registers::multiply_add<0, 4, 6>();
         if constexpr (beside) {
@@ -62,7 +65,7 @@ void multiply_tiles(const AmxOperand& left, const AmxOperand& right, Index steps
             Registers::multiply_add<1, 4, 7>();
         }
         if constexpr (lower) {
-            Registers::load<5>(a + left_tile, left_row);
+            Registers::load_once<5>(a + left_tile, left_row);
             Registers::multiply_add<2, 5, 6>();
         }
         if constexpr (diagonal) Registers::multiply_add<3, 5, 7>();
@@ -71,6 +74,10 @@ void multiply_tiles(const AmxOperand& left, const AmxOperand& right, Index steps
     if constexpr (beside) Registers::store<1>(to[1], row_bytes);
     if constexpr (lower) Registers::store<2>(to[2], row_bytes);
     if constexpr (diagonal) Registers::store<3>(to[3], row_bytes);
+}
+template <int left_tiles, int right_tiles>
+void multiply_tiles(const AmxOperand& left, const AmxOperand& right, Index steps, const AmxSums& sums, bool adds) {
+    multiply_tiles<left_tiles, right_tiles>(left, right, steps, sums, adds, [](Index) {});
 }
 
 }  // namespace mistral::cpu

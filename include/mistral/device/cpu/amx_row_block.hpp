@@ -25,7 +25,7 @@ class AmxRowBlock {
 
     /// Weights [outputs, inputs], x packed by AmxColumns, out [tokens, outputs].
     AmxRowBlock(MatrixView<const bfloat16> weights, const std::uint32_t* x, MatrixView<float> out, Update update)
-        : weights_(weights), x_(x), out_(out), update_(update) {
+        : weights_(weights), x_(x), out_(out, update) {
         assert(out.rows() <= most_tokens);
     }
 
@@ -33,7 +33,7 @@ class AmxRowBlock {
     void run(Index first, Index last) const {
         const AmxRegisters registers(amx_rows);
         for (; first < last; first += amx_rows)
-            if (out_.rows() > amx_columns)
+            if (out_.tokens() > amx_columns)
                 multiply<2>(first);
             else
                 multiply<1>(first);
@@ -58,14 +58,13 @@ class AmxRowBlock {
         for (Index tile = 0; tile < tiles; ++tile) {
             alignas(64) std::array<float, std::size_t{amx_tile}> by_token;
             transpose(sums.data() + tile * amx_tile, amx_columns, by_token.data(), amx_rows);
-            write_tile(by_token.data(), out_, tile * amx_columns, output, update_);
+            out_.write(by_token.data(), tile * amx_columns, output);
         }
     }
 
     MatrixView<const bfloat16> weights_;
     const std::uint32_t* x_;
-    MatrixView<float> out_;
-    Update update_;
+    AmxOutput out_;
 };
 
 }  // namespace mistral::cpu

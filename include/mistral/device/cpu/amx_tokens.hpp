@@ -6,6 +6,7 @@
 #include <mistral/device/cpu/amx_weights.hpp>
 #include <mistral/device/cpu/avx512_dot.hpp>
 #include <mistral/device/cpu/avx512_pairs.hpp>
+#include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/device.hpp>
 
 #if defined(MISTRAL_HAS_AVX512_DOT)
@@ -81,17 +82,47 @@ class AmxColumns {
     Index steps_;
 };
 
-/// sums [16 tokens, 16 outputs] -> out(token …, output …), so many of both as there are.
-inline void write_tile(const float* sums, MatrixView<float> out, Index token, Index output, Update update) {
-    if (output >= out.cols()) return;
-    const auto mask = static_cast<__mmask16>((1u << std::min<Index>(amx_columns, out.cols() - output)) - 1);
-    for (const Index last = std::min(token + amx_rows, out.rows()); token < last; ++token, sums += amx_columns) {
-        float* const to = out.row(token) + output;
-        __m512 value = _mm512_load_ps(sums);
-        if (update == Update::add) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), value);
-        _mm512_mask_storeu_ps(to, mask, value);
+/// Where sums go as they leave tiles: [tokens, outputs], assigned or added.
+class AmxOutput {
+  public:
+    AmxOutput(MatrixView<float> out, Update update)
+        : out_(out), update_(update), passes_caches_(update == Update::assign && is_large(out) && is_aligned(out)) {}
+    ~AmxOutput() {
+        if (passes_caches_) _mm_sfence();
     }
-}
+    AmxOutput(const AmxOutput&) = delete;
+    AmxOutput& operator=(const AmxOutput&) = delete;
+
+    [[nodiscard]] Index tokens() const { return out_.rows(); }
+
+    /// sums [16 tokens, 16 outputs] -> out(token …, output …), so many of both as there are.
+    void write(const float* sums, Index token, Index output) const {
+        if (output >= out_.cols()) return;
+        const Index outputs = std::min<Index>(amx_columns, out_.cols() - output);
+        const auto mask = static_cast<__mmask16>((1u << outputs) - 1);
+        for (const Index last = std::min(token + amx_rows, out_.rows()); token < last; ++token, sums += amx_columns) {
+            float* const to = out_.row(token) + output;
+            __m512 value = _mm512_load_ps(sums);
+            if (passes_caches_ && outputs == amx_columns) {
+                _mm512_stream_ps(to, value);
+                continue;
+            }
+            if (update_ == Update::add) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), value);
+            _mm512_mask_storeu_ps(to, mask, value);
+        }
+    }
+
+  private:
+    /// More than stays in caches until it is wanted: its lines need not be read before they are written.
+    static bool is_large(MatrixView<float> out) { return out.rows() * out.cols() >= 1 << 20; }
+    static bool is_aligned(MatrixView<float> out) {
+        return reinterpret_cast<std::uintptr_t>(out.data()) % cache_line == 0 && out.stride() % amx_columns == 0;
+    }
+
+    MatrixView<float> out_;
+    Update update_;
+    bool passes_caches_;
+};
 
 }  // namespace mistral::cpu
 #endif

@@ -22,7 +22,7 @@ namespace mistral {
 
 /// How activations meet quantised weights: in 15 bits, or coarser, which is faster where arithmetic bounds. In 8 bits
 /// where the instruction set multiplies bytes; AVX2 does not, and is as fast with 15. As bfloat16, and the weights too,
-/// where the processor multiplies tiles (AMX), which is about as fast, and less coarse. No other weights mind.
+/// where the processor multiplies tiles (AMX), which is faster still, and less coarse. No other weights mind.
 enum class ActivationPrecision {
     precise,   ///< 15 bits: a token gives the same bits in any chunk
     balanced,  ///< coarser in passes of more than 32 tokens, such as prompts, where that is faster: as bfloat16, or,
@@ -55,6 +55,11 @@ struct MatrixOf<Q> {
     using type = PackedMatrix<Q>;
 };
 
+/// Scratch memory of a chunk of a prompt is large, and is written row by row, far apart: huge pages spare translations.
+struct AllocateScratch {
+    AlignedBuffer<std::byte> operator()(Index size) const { return AlignedBuffer<std::byte>(size, Pages::huge); }
+};
+
 /// What devices on the processor have in common, whatever instructions they compute with: a pool of threads that all
 /// copies share, and the verbs that only move numbers.
 class CpuBase {
@@ -63,7 +68,7 @@ class CpuBase {
     using Buffer = AlignedBuffer<T>;
     template <class T>
     using Matrix = typename MatrixOf<T>::type;
-    using Workspace = BasicWorkspace<AlignedBuffer<std::byte>>;
+    using Workspace = BasicWorkspace<AlignedBuffer<std::byte>, AllocateScratch>;
 
     /// Computes on `threads` threads, the caller's included; 0 means one per core. Throws Error for a nonsense number.
     explicit CpuBase(Index threads = 0) : CpuBase(CpuOptions{.threads = threads}) {}

@@ -23,71 +23,85 @@
 /// the same bits alone or in a chunk.
 namespace mistral::cpu {
 
-/// The products of weights with packed tokens.
+/// The products of weights with packed tokens: of `most_tokens` and `most_outputs` at most, whose sums then stay in L2
+/// with the tokens of a stretch of steps.
 template <class Matrix>
 class AmxBlock {
-    /// Sums of two tiles that are kept between stretches of steps. With the tokens of a stretch, they stay in L2.
-    static constexpr Index sums_at_once = 256;
-
   public:
+    static constexpr Index most_tokens = 512;
+    static constexpr Index most_outputs = 512;
     /// Elements of 32 bits of scratch memory that a worker needs.
-    static constexpr Index scratch_size = 2 * (amx_steps_at_once + sums_at_once) * amx_tile;
+    static constexpr Index scratch_size = amx_steps_at_once * 2 * amx_tile + most_tokens * most_outputs;
 
     AmxBlock(const Matrix& weights, const AmxTokens& tokens, const bfloat16* x, MatrixView<float> out, Update update,
              std::uint32_t* scratch)
         : weights_(weights),
           tokens_(tokens),
           x_(x),
-          out_(out),
-          update_(update),
+          out_(out, update),
           unpacked_(scratch),
           sums_(reinterpret_cast<float*>(scratch + amx_steps_at_once * 2 * amx_tile)) {}
 
-    /// `first_output` and `first_token` begin a tile.
+    /// Some steps of all outputs and tokens after the other, with the sums in memory between them. `first_output` and
+    /// `first_token` begin a tile.
     void run(Index first_output, Index last_output, Index first_token, Index last_token) const {
+        assert(last_output - first_output <= most_outputs && last_token - first_token <= most_tokens);
         const AmxRegisters registers(amx_rows);
-        const Index first = first_token / amx_rows, last = divide_up(last_token, amx_rows);
-        assert(last - first <= sums_at_once);
-        const Index outputs_at_once = sums_at_once / (last - first) * amx_outputs;
-        for (; first_output < last_output; first_output += outputs_at_once)
-            multiply(first_output, std::min(last_output, first_output + outputs_at_once), first, last);
-    }
-
-  private:
-    /// Outputs of all tiles of tokens, some steps after the other, with the sums in memory between them.
-    void multiply(Index first_output, Index last_output, Index first_tile, Index last_tile) const {
+        const Index first_tile = first_token / amx_rows, last_tile = divide_up(last_token, amx_rows);
         for (Index step = 0; step < tokens_.steps(); step += amx_steps_at_once) {
-            const Index steps = std::min(amx_steps_at_once, tokens_.steps() - step);
             float* sums = sums_;
             for (Index output = first_output; output < last_output; output += amx_outputs) {
-                unpack_for_amx(weights_, output, step, step + steps, unpacked_);
+                const Stretch stretch{step, steps_from(step), output};
+                const bool is_last = output + amx_outputs >= last_output;
+                AmxFetch next = is_last ? fetch(step + amx_steps_at_once, first_output, last_tile - first_tile)
+                                        : fetch(step, output + amx_outputs, last_tile - first_tile);
+                unpack_for_amx(weights_, output, step, step + stretch.steps, unpacked_);
                 Index tile = first_tile;
-                for (; tile + 2 <= last_tile; tile += 2) sums = add_steps<2>(tile, step, steps, output, sums);
-                if (tile < last_tile) sums = add_steps<1>(tile, step, steps, output, sums);
+                for (; tile + 2 <= last_tile; tile += 2) sums = add_steps<2>(stretch, tile, sums, next);
+                if (tile < last_tile) sums = add_steps<1>(stretch, tile, sums, next);
             }
         }
     }
 
-    /// Adds steps to the sums of one or two tiles of tokens, and writes them if these are the last. Returns the sums
+  private:
+    /// Steps of two tiles of outputs.
+    struct Stretch {
+        Index step, steps, output;
+    };
+
+    [[nodiscard]] Index steps_from(Index step) const { return std::min(amx_steps_at_once, tokens_.steps() - step); }
+
+    /// For the weights of another stretch, while so many tiles of tokens are multiplied.
+    [[nodiscard]] AmxFetch fetch(Index step, Index output, Index tiles) const {
+        const Index last = std::max(step, std::min(step + amx_steps_at_once, tokens_.steps()));
+        return {pieces_of(weights_, output, step, last), divide_up(tiles, 2) * amx_steps_at_once};
+    }
+
+    /// Adds a stretch to the sums of one or two tiles of tokens, and writes them if it is the last. Returns the sums
     /// that follow.
     template <int tiles>
-    float* add_steps(Index tile, Index step, Index steps, Index output, float* sums) const {
-        constexpr Index two = 2 * amx_tile;
+    float* add_steps(const Stretch& stretch, Index tile, float* sums, AmxFetch& weights) const {
+        constexpr Index two = 2 * amx_tile, lines = tiles * two / amx_columns;
+        float* const next = sums + tiles * two;
+        const auto fetch = [&, lines_per_step = divide_up(lines, stretch.steps)](Index i) {
+            weights.fetch_some();
+            for (Index line = i * lines_per_step; line < (i + 1) * lines_per_step; ++line)
+                prefetch_to_l1(next + line * amx_columns);
+        };
         multiply_tiles<tiles, 2>(
-            {x_ + tokens_.offset(tile, step), amx_inputs, AmxTokens::tile_stride, AmxTokens::tile_size},
-            {unpacked_, 16, amx_tile, two}, steps, {sums, 16, two, amx_tile}, step > 0);
-        if (step + steps == tokens_.steps())
+            {x_ + tokens_.offset(tile, stretch.step), amx_inputs, AmxTokens::tile_stride, AmxTokens::tile_size},
+            {unpacked_, 16, amx_tile, two}, stretch.steps, {sums, 16, two, amx_tile}, stretch.step > 0, fetch);
+        if (stretch.step + stretch.steps == tokens_.steps())
             for (Index t = 0; t < tiles; ++t)
                 for (Index part = 0; part < amx_outputs; part += amx_columns)
-                    write_tile(sums + t * two + part * amx_rows, out_, (tile + t) * amx_rows, output + part, update_);
-        return sums + tiles * two;
+                    out_.write(sums + t * two + part * amx_rows, (tile + t) * amx_rows, stretch.output + part);
+        return next;
     }
 
     const Matrix& weights_;
     const AmxTokens& tokens_;
     const bfloat16* x_;
-    MatrixView<float> out_;
-    Update update_;
+    AmxOutput out_;
     std::uint32_t* unpacked_;
     float* sums_;
 };
@@ -97,7 +111,6 @@ template <class Matrix, class Workspace>
 void multiply_by_tiles(ThreadPool& pool, MatrixView<const float> x, std::span<const Product<Matrix, float>> products,
                        Update update, Workspace& workspace) {
     using Block = AmxBlock<Matrix>;
-    constexpr Index tokens_per_task = 512;
     if (x.rows() == 0 || products.empty()) return;
     assert(x.cols() > 0);
     const AmxTokens tokens(x.rows(), amx_steps(products.front().weights));
@@ -106,8 +119,8 @@ void multiply_by_tiles(ThreadPool& pool, MatrixView<const float> x, std::span<co
     pool.for_each(tokens.tiles(), [&](Index, Index tile) noexcept { tokens.pack(x, tile, packed); });
     const auto scratch = frame.template matrix<std::uint32_t>(pool.threads(), Block::scratch_size);
     const auto size = [&](const Matrix& weights) {
-        return TaskSize(pool.threads(), x.rows(), tokens_per_task, weights.rows(), amx_output_bytes(weights),
-                        amx_outputs);
+        return TaskSize::blocks(pool.threads(), x.rows(), Block::most_tokens, weights.rows(), Block::most_outputs,
+                                amx_outputs);
     };
     for_each_product_task(
         pool, products, size, [&](const auto& product, Index worker, Index output, Index token, const TaskSize& task) {
@@ -134,7 +147,8 @@ void multiply_few_by_tiles(ThreadPool& pool, MatrixView<const float> x,
             columns.pack(step, packed);
     });
     const auto size = [&](const HostMatrix<bfloat16>& weights) {
-        return TaskSize(pool.threads(), x.rows(), x.rows(), weights.rows(), amx_output_bytes(weights), amx_rows);
+        const Index row_bytes = weights.view.stride() * static_cast<Index>(sizeof(bfloat16));
+        return TaskSize(pool.threads(), x.rows(), x.rows(), weights.rows(), row_bytes, amx_rows);
     };
     for_each_product_task(
         pool, products, size, [&](const auto& product, Index, Index row, Index, const TaskSize& task) {

@@ -129,6 +129,14 @@ inline void prefetch([[maybe_unused]] const void* memory) {
 #endif
 }
 
+/// The same, and not only as far as the core's last cache.
+inline void prefetch_to_l1([[maybe_unused]] const void* memory) {
+#if defined(__GNUC__)
+    __builtin_prefetch(memory, 0, 3);
+    asm volatile("");
+#endif
+}
+
 /// How consecutive weights of type S are multiplied with activations. One step loads `step` weights as an operand of
 /// `parts` vectors, whose lanes hold them in an order of the format's choice: `pack` brings the activations that they
 /// are to be multiplied with into the same order, as elements of type Packed.

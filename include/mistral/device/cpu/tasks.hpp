@@ -36,6 +36,19 @@ struct TaskSize {
         row_tasks = divide_up(all_rows, rows);
     }
 
+    /// Blocks of at most so many tokens and rows, for products that read rows from caches.
+    static TaskSize blocks(Index threads, Index all_tokens, Index most_tokens, Index all_rows, Index most_rows,
+                           Index row_multiple) {
+        constexpr Index tasks_per_thread = 4;
+        TaskSize size;
+        size.tokens = most_tokens;
+        size.token_tasks = divide_up(all_tokens, most_tokens);
+        const Index share = divide_up(all_rows, tasks_per_thread * threads);
+        size.rows = std::min(most_rows, divide_up(share, row_multiple) * row_multiple);
+        size.row_tasks = divide_up(all_rows, size.rows);
+        return size;
+    }
+
     [[nodiscard]] Index count() const { return row_tasks * token_tasks; }
 
     /// As many tokens as stay in a core's L2 while rows pass.
