@@ -38,6 +38,9 @@ inline constexpr Index amx_columns = 16;  ///< elements of 32 bits, pairs of bfl
 inline constexpr Index amx_tile = amx_rows * amx_columns;  ///< elements of 32 bits
 
 #if defined(MISTRAL_HAS_AVX512_DOT)
+/// What is loaded is wanted again; or soon not any more, so that it should not take the place of something else in L1.
+enum class AmxUse { again, once };
+
 /// The registers of this thread, while it lives: 0 … 3 hold sums [rows, 16] of binary32, 4 and 5 left operands [rows,
 /// 16 pairs], 6 and 7 right ones [16 pairs, 16]; or integers of 32 bits, and quads of bytes. In assembly, as then no
 /// compiler flag is needed beyond those of Avx512Dot.
@@ -70,14 +73,12 @@ class AmxRegisters {
         asm volatile("tilezero %%tmm%c0" ::"i"(tile));
     }
     /// Rows of 64 bytes, which begin `stride` bytes apart.
-    template <int tile>
+    template <int tile, AmxUse use = AmxUse::again>
     static void load(const void* rows, Index stride = 64) {
-        asm volatile("tileloadd (%1,%2,1), %%tmm%c0" ::"i"(tile), "r"(rows), "r"(stride) : "memory");
-    }
-    /// The same of rows that are soon to be given up again: what else is in L1 stays there.
-    template <int tile>
-    static void load_once(const void* rows, Index stride = 64) {
-        asm volatile("tileloaddt1 (%1,%2,1), %%tmm%c0" ::"i"(tile), "r"(rows), "r"(stride) : "memory");
+        if constexpr (use == AmxUse::once)
+            asm volatile("tileloaddt1 (%1,%2,1), %%tmm%c0" ::"i"(tile), "r"(rows), "r"(stride) : "memory");
+        else
+            asm volatile("tileloadd (%1,%2,1), %%tmm%c0" ::"i"(tile), "r"(rows), "r"(stride) : "memory");
     }
     template <int tile>
     static void store(void* rows, Index stride = 64) {

@@ -29,9 +29,8 @@ struct AmxSums {
 };
 
 /// One or two tiles of the left operand with one or two of the right: the more, the more products are there for each
-/// tile that is loaded. sums = or += the products of all steps. The left operand passes by, the right one stays in L1;
-/// fetch(i) is called in step i, for what is wanted next.
-template <int left_tiles, int right_tiles, class Fetch>
+/// tile that is loaded. sums = or += the products of all steps. fetch(i) is called in step i, for what is wanted next.
+template <int left_tiles, int right_tiles, AmxUse left_use = AmxUse::again, class Fetch>
 void multiply_tiles(const AmxOperand& left, const AmxOperand& right, Index steps, const AmxSums& sums, bool adds,
                     const Fetch& fetch) {
     using Registers = AmxRegisters;
@@ -57,7 +56,7 @@ void multiply_tiles(const AmxOperand& left, const AmxOperand& right, Index steps
     const std::byte* b = right_first;
     for (Index i = 0; i < steps; ++i, a += left_step, b += right_step) {
         fetch(i);
-        Registers::load_once<4>(a, left_row);
+        Registers::load<4, left_use>(a, left_row);
         Registers::load<6>(b, right_row);
         Registers::multiply_add<0, 4, 6>();
         if constexpr (beside) {
@@ -65,7 +64,7 @@ void multiply_tiles(const AmxOperand& left, const AmxOperand& right, Index steps
             Registers::multiply_add<1, 4, 7>();
         }
         if constexpr (lower) {
-            Registers::load_once<5>(a + left_tile, left_row);
+            Registers::load<5, left_use>(a + left_tile, left_row);
             Registers::multiply_add<2, 5, 6>();
         }
         if constexpr (diagonal) Registers::multiply_add<3, 5, 7>();
@@ -75,9 +74,9 @@ void multiply_tiles(const AmxOperand& left, const AmxOperand& right, Index steps
     if constexpr (lower) Registers::store<2>(to[2], row_bytes);
     if constexpr (diagonal) Registers::store<3>(to[3], row_bytes);
 }
-template <int left_tiles, int right_tiles>
+template <int left_tiles, int right_tiles, AmxUse left_use = AmxUse::again>
 void multiply_tiles(const AmxOperand& left, const AmxOperand& right, Index steps, const AmxSums& sums, bool adds) {
-    multiply_tiles<left_tiles, right_tiles>(left, right, steps, sums, adds, [](Index) {});
+    multiply_tiles<left_tiles, right_tiles, left_use>(left, right, steps, sums, adds, [](Index) {});
 }
 
 }  // namespace mistral::cpu

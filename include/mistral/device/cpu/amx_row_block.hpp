@@ -47,8 +47,8 @@ class AmxRowBlock {
         const AmxSums to{sums.data(), amx_columns, 0, amx_tile};
         const Index whole = output + amx_rows <= weights_.rows() ? weights_.cols() / amx_inputs : 0;
         if (whole > 0)
-            multiply_tiles<1, tiles>({weights_.row(output), weights_.stride(), 0, amx_inputs},
-                                     {x_, amx_columns, amx_tile, step_size}, whole, to, false);
+            multiply_tiles<1, tiles, AmxUse::once>({weights_.row(output), weights_.stride(), 0, amx_inputs},
+                                                   {x_, amx_columns, amx_tile, step_size}, whole, to, false);
         for (Index step = whole; step < divide_up(weights_.cols(), amx_inputs); ++step) {
             alignas(64) std::array<bfloat16, std::size_t{amx_rows * amx_inputs}> copy;
             copy_tile(weights_, output, step, copy.data());

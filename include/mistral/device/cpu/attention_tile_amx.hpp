@@ -18,12 +18,17 @@
 
 namespace mistral::cpu {
 
+inline constexpr Index amx_blocks_at_once = 4;  ///< of keys
+
 /// Both products are those of tiles, for any number of queries: of 16, or fewer where there are no more. Where few
 /// queries meet keys of bfloat16, these are left operands as they lie, and queries are rearranged; otherwise keys are.
+/// The softmax goes on by four blocks at once, and by 32 queries, whose scores, weights and sums stay in L1.
 template <class C>
 requires std::same_as<C, bfloat16> || std::same_as<C, Q8>
-class AttentionTile<C, Amx> : public PairedAttention<C> {
+class AttentionTile<C, Amx> : public PairedAttention<C, amx_blocks_at_once> {
   public:
+    static constexpr Index tokens_per_tile = 64;
+
     /// Rows that a partial result needs for so many queries.
     [[nodiscard]] static Index padded(Index queries) {
         return queries <= amx_rows ? queries : round_up(queries, amx_rows);
@@ -31,18 +36,15 @@ class AttentionTile<C, Amx> : public PairedAttention<C> {
 
     /// Elements of scratch memory that a worker needs, a whole number of cache lines.
     [[nodiscard]] static Index scratch_size(const Shape& shape) {
-        const Index queries = padded(Base::tokens_per_tile * shape.group());
-        return Base::scratch_size(shape, queries) + queries * keys_per_block * 3 / 2 +
-               amx_columns * (Base::width(shape) / 2 + keys_per_block);
+        return Base::scratch_size(shape, padded(tokens_per_tile * shape.group())) +
+               queries_at_once * keys_at_once * 3 / 2 + amx_columns * (Base::width(shape) / 2 + keys_per_block);
     }
 
     AttentionTile(float* scratch, const HeadQueries& place)
-        : AttentionTile(scratch, place, padded(Base::tokens_per_tile * place.shape.group())) {}
+        : AttentionTile(scratch, place, padded(tokens_per_tile * place.shape.group())) {}
 
     void start(MatrixView<const float> queries) {
         Base::start(queries);
-        const Index count = place_.count();
-        std::fill_n(weights_.data() + count * keys_per_block, (count_ - count) * keys_per_block, bfloat16(0));
         if (takes_keys_as_they_lie())
             for (Index column = 0; column < width_; column += 2 * amx_columns)
                 transpose_pairs(queries_.row(0) + column, width_, query_pairs_ + column / 2 * amx_columns, amx_columns);
@@ -50,97 +52,128 @@ class AttentionTile<C, Amx> : public PairedAttention<C> {
 
     void run(std::span<const KeyValueRun<C>> runs, Index first, Index last, PartialAttention<float> result) {
         const AmxRegisters registers(std::min(amx_rows, count_), amx_rows);
-        for_blocks(runs, first, last, result, [&](const Positions& positions) { attend(positions, result); });
+        for_blocks(runs, first, last, result, [&](const Positions& positions) {
+            if (count_ <= amx_rows)
+                attend_few(positions, result);
+            else
+                attend_many(positions, result);
+        });
     }
 
   private:
-    using Base = PairedAttention<C>;
+    using Base = PairedAttention<C, amx_blocks_at_once>;
+    using Base::all_keys;
     using Base::count_;
-    using Base::exponentiate;
     using Base::for_blocks;
+    using Base::highest;
+    using Base::keys_at_once;
     using Base::mask;
     using Base::pairs_;
     using Base::place_;
     using Base::queries_;
+    using Base::raise_maximum;
+    using Base::totals_;
     using Base::vector;
     using Base::vectors;
+    using Base::visible;
+    using Base::weigh;
     using Base::width_;
     using typename Base::Positions;
+    using typename Base::Totals;
     using typename Base::Vector;
+    using typename Base::Visible;
 
-    static constexpr Index columns_at_once = KeyValuePairs<C>::columns_at_once;
+    static constexpr Index queries_at_once = 2 * amx_rows;
+    static constexpr Index columns_at_once = KeyValuePairs<C, amx_blocks_at_once>::columns_at_once;
     static_assert(columns_at_once == 2 * amx_columns);
 
     AttentionTile(float* scratch, const HeadQueries& place, Index most_queries)
         : Base(scratch, place, most_queries, padded(place.count())),
-          scores_(scratch + Base::scratch_size(place.shape, most_queries), most_queries, keys_per_block),
-          weights_(reinterpret_cast<bfloat16*>(scores_.data() + most_queries * keys_per_block), most_queries,
-                   keys_per_block),
-          query_pairs_(reinterpret_cast<std::uint32_t*>(weights_.data() + most_queries * keys_per_block)),
+          scores_(scratch + Base::scratch_size(place.shape, most_queries), queries_at_once, keys_at_once),
+          weights_(reinterpret_cast<bfloat16*>(scores_.data() + queries_at_once * keys_at_once), queries_at_once,
+                   keys_at_once),
+          query_pairs_(reinterpret_cast<std::uint32_t*>(weights_.data() + queries_at_once * keys_at_once)),
           scores_by_key_(reinterpret_cast<float*>(query_pairs_ + amx_columns * width_ / 2)) {}
 
     [[nodiscard]] bool takes_keys_as_they_lie() const { return std::same_as<C, bfloat16> && count_ <= amx_rows; }
 
-    void attend(const Positions& positions, PartialAttention<float> result) {
-        pairs_.find_keys(positions);
-        if (takes_keys_as_they_lie())
-            multiply_rows_of_keys();
-        else
-            multiply_pairs_of_keys();
-        pairs_.find_values(positions);
-        for (Index q = 0; q < place_.count(); ++q) {
-            Vector row[vectors];
-            unroll<vectors>([&](auto v) { row[v] = Vector::load_aligned(scores_.row(q) + vector * v); });
-            const float rescale = exponentiate(q, row, mask(q, positions.block), result, weights_.row(q));
-            if (rescale == 1) continue;
-            float* sums = result.sums(q);
-            for (Index i = 0; i < width_; i += vector)
-                (Vector::load_aligned(sums + i) * Vector(rescale)).store_aligned(sums + i);
-        }
-        if (count_ <= amx_rows)
-            add_values_of_few(result);
-        else
-            add_values_of_many(result);
-    }
-
-    /// Values are paired once for all queries.
-    void add_values_of_many(PartialAttention<float> result) {
-        pairs_.pair_values(true);
-        for_tiles([&](Index q, auto tiles) {
-            for (Index column = 0; column < width_; column += 32)
-                multiply_tiles<tiles, 2>({weights_.row(q), keys_per_block, amx_rows * keys_per_block, 2 * amx_columns},
-                                         {pairs_.values().data() + column, width_, 16, amx_columns * width_},
-                                         keys_per_block / (2 * amx_columns),
-                                         {result.sums(q) + column, result.stride(), amx_rows * result.stride(), 16},
-                                         true);
-        });
-    }
-
-    /// For one tile of queries: some columns are paired and multiplied at once, from L1.
-    void add_values_of_few(PartialAttention<float> result) {
-        const std::byte* ahead = pairs_.value_side().next;
-        for (Index column = 0; column < width_; column += columns_at_once) {
-            const auto values = pairs_.pair_columns(column, ahead);
-            multiply_tiles<1, 2>({weights_.row(0), keys_per_block, 0, 2 * amx_columns},
-                                 {values.data(), columns_at_once, amx_columns, amx_columns * columns_at_once},
-                                 keys_per_block / (2 * amx_columns), {result.sums(0) + column, result.stride(), 0, 16},
-                                 true);
+    /// Calls body(block's positions, its slot among the blocks at once).
+    template <class Body>
+    static void for_each_block(const Positions& positions, Body body) {
+        const auto [runs, begin, first, last] = positions;
+        for (Index slot = (first - begin) / keys_per_block; begin + slot * keys_per_block < last; ++slot) {
+            const Index block = begin + slot * keys_per_block;
+            body(Positions{runs, block, std::max(first, block), std::min(last, block + keys_per_block)}, slot);
         }
     }
 
-    void multiply_pairs_of_keys() {
-        pairs_.pair_keys(true);
-        for_tiles([&](Index q, auto tiles) {
-            for (Index key = 0; key < keys_per_block; key += 32)
-                multiply_tiles<tiles, 2>({queries_.row(q), width_, amx_rows * width_, 2 * amx_columns},
-                                         {pairs_.keys() + key, keys_per_block, 16, amx_columns * keys_per_block},
-                                         width_ / (2 * amx_columns),
-                                         {scores_.row(q) + key, keys_per_block, amx_rows * keys_per_block, 16}, false);
+    /// For one tile of queries: some columns of values are paired and multiplied at once, from L1.
+    void attend_few(const Positions& positions, PartialAttention<float> result) {
+        for_each_block(positions, [&](const Positions& block, Index slot) {
+            pairs_.find_scales(block);
+            pairs_.find_keys(block);
+            if (takes_keys_as_they_lie()) return multiply_rows_of_keys(slot);
+            pairs_.pair_keys(true, slot);
+            multiply_pairs_of_keys<1>(0, slot);
         });
+        exponentiate(0, positions, result);
+        for_each_block(positions, [&](const Positions& block, Index slot) {
+            pairs_.find_values(block);
+            const std::byte* ahead = pairs_.value_side().next;
+            for (Index column = 0; column < width_; column += columns_at_once) {
+                const auto values = pairs_.pair_columns(column, ahead);
+                multiply_tiles<1, 2>({weights_.row(0) + slot * keys_per_block, keys_at_once, 0, 2 * amx_columns},
+                                     {values.data(), columns_at_once, amx_columns, amx_columns * columns_at_once},
+                                     keys_per_block / (2 * amx_columns),
+                                     {result.sums(0) + column, result.stride(), 0, 16}, true);
+            }
+        });
+    }
+
+    /// Keys and values are paired once for all queries.
+    void attend_many(const Positions& positions, PartialAttention<float> result) {
+        Index first = keys_at_once / keys_per_block, last = 0;  // of the slots
+        for_each_block(positions, [&](const Positions& block, Index slot) {
+            pairs_.find_scales(block);
+            pairs_.find_keys(block);
+            pairs_.pair_keys(false, slot);
+            pairs_.find_values(block);
+            pairs_.pair_values(false, slot);
+            first = std::min(first, slot);
+            last = slot + 1;
+        });
+        const auto attend = [&](Index q, auto tiles) {
+            for (Index slot = first; slot < last; ++slot) multiply_pairs_of_keys<tiles>(q, slot);
+            exponentiate(q, positions, result);
+            add_pairs_of_values<tiles>(q, first, last, result);
+        };
+        Index q = 0;
+        for (; q + amx_rows < count_; q += queries_at_once) attend(q, std::integral_constant<int, 2>{});
+        if (q < count_) attend(q, std::integral_constant<int, 1>{});
+    }
+
+    template <int tiles>
+    void multiply_pairs_of_keys(Index q, Index slot) {
+        for (Index key = 0; key < keys_per_block; key += 32)
+            multiply_tiles<tiles, 2>(
+                {queries_.row(q), width_, amx_rows * width_, 2 * amx_columns},
+                {pairs_.keys(slot) + key, keys_per_block, 16, amx_columns * keys_per_block}, width_ / (2 * amx_columns),
+                {scores_.row(0) + slot * keys_per_block + key, keys_at_once, amx_rows * keys_at_once, 16}, false);
+    }
+
+    template <int tiles>
+    void add_pairs_of_values(Index q, Index first, Index last, PartialAttention<float> result) {
+        const std::uint32_t* values = pairs_.values().row(first * keys_per_block / 2);
+        const bfloat16* weights = weights_.row(0) + first * keys_per_block;
+        for (Index column = 0; column < width_; column += 32)
+            multiply_tiles<tiles, 2>({weights, keys_at_once, amx_rows * keys_at_once, 2 * amx_columns},
+                                     {values + column, width_, 16, amx_columns * width_},
+                                     (last - first) * keys_per_block / (2 * amx_columns),
+                                     {result.sums(q) + column, result.stride(), amx_rows * result.stride(), 16}, true);
     }
 
     /// Two tiles of keys at a time. Registers 2, 3 and 5 have 16 rows, however many queries there are.
-    void multiply_rows_of_keys() {
+    void multiply_rows_of_keys(Index slot) {
         using Registers = AmxRegisters;
         const auto& keys = pairs_.key_side().rows;
         const Index stride = keys.stride * Index{sizeof(bfloat16)};
@@ -160,21 +193,57 @@ class AttentionTile<C, Amx> : public PairedAttention<C> {
             Registers::store<3>(scores_by_key_ + (key + amx_rows) * amx_columns);
         }
         for (Index key = 0; key < keys_per_block; key += amx_rows)
-            transpose(scores_by_key_ + key * amx_columns, amx_columns, scores_.row(0) + key, keys_per_block);
+            transpose(scores_by_key_ + key * amx_columns, amx_columns, scores_.row(0) + slot * keys_per_block + key,
+                      keys_at_once);
     }
 
-    /// Calls body(query, tiles) for two tiles of queries at a time, and for the last alone where they are odd.
-    template <class Body>
-    void for_tiles(Body body) const {
-        Index q = 0;
-        for (; q + amx_rows < count_; q += 2 * amx_rows) body(q, std::integral_constant<int, 2>{});
-        if (q < count_) body(q, std::integral_constant<int, 1>{});
+    /// The scores of queries from q on become weights, and their sums are multiplied with what the maxima ask for.
+    void exponentiate(Index q, const Positions& positions, PartialAttention<float> result) {
+        const Index last = std::min(place_.count(), q + queries_at_once);
+        for (Index row = 0; q < last; ++q, ++row) {
+            const Visible seen = visible(q);
+            const bool sees_all = seen.covers(positions.first / keys_per_block * keys_per_block,
+                                              round_up(positions.last, keys_per_block));
+            const float rescale = sees_all ? exponentiate<true>(q, row, seen, positions, result)
+                                           : exponentiate<false>(q, row, seen, positions, result);
+            if (rescale == 1) continue;
+            float* sums = result.sums(q);
+            for (Index i = 0; i < width_; i += vector)
+                (Vector::load_aligned(sums + i) * Vector(rescale)).store_aligned(sums + i);
+        }
     }
 
-    MatrixView<float> scores_;      // [queries, keys]
-    MatrixView<bfloat16> weights_;  // [queries, keys]
+    template <bool sees_all>
+    float exponentiate(Index q, Index row, Visible seen, const Positions& positions, PartialAttention<float> result) {
+        const Index begin = positions.block;
+        const Index first = (positions.first - begin) / keys_per_block;
+        const Index last = divide_up(positions.last - begin, keys_per_block);
+        const auto for_each_masked = [&](auto visit) {
+            for (Index slot = first; slot < last; ++slot) {
+                const float* from = scores_.row(row) + slot * keys_per_block;
+                __m512 scores[vectors];
+                unroll<vectors>([&](auto v) { scores[v] = _mm512_load_ps(from + vector * v); });
+                const std::uint64_t bits = sees_all ? all_keys : seen.mask(begin + slot * keys_per_block);
+                mask(scores, bits, slot);
+                visit(scores, bits, slot);
+            }
+        };
+        __m512 most = _mm512_set1_ps(result.maximum(q));
+        for_each_masked([&](auto& scores, auto, Index) { most = _mm512_max_ps(most, highest(scores)); });
+        const __m512 rescale = raise_maximum(q, most, result);
+        const __m512 maximum = _mm512_set1_ps(result.maximum(q));
+        Totals totals{Vector::load_aligned(totals_.row(q)) * Vector(rescale), Vector(0.0f)};
+        for_each_masked([&](auto& scores, std::uint64_t bits, Index slot) {
+            weigh(scores, bits, slot, maximum, totals, weights_.row(row) + slot * keys_per_block);
+        });
+        (totals[0] + totals[1]).store_aligned(totals_.row(q));
+        return _mm512_cvtss_f32(rescale);
+    }
+
+    MatrixView<float> scores_;      // [queries at once, keys at once]
+    MatrixView<bfloat16> weights_;  // likewise
     std::uint32_t* query_pairs_;    // [width / 2, 16 queries], where keys are taken as they lie
-    float* scores_by_key_;          // [keys, 16 queries], likewise
+    float* scores_by_key_;          // [keys of a block, 16 queries], likewise
 };
 
 }  // namespace mistral::cpu

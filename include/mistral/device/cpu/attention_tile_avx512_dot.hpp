@@ -20,18 +20,20 @@ namespace mistral::cpu {
 /// for many queries, of parts on the way for few.
 template <class C>
 requires std::same_as<C, bfloat16> || std::same_as<C, Q8>
-class AttentionTile<C, Avx512Dot> : public PairedAttention<C> {
+class AttentionTile<C, Avx512Dot> : public PairedAttention<C, 1> {
   public:
+    static constexpr Index tokens_per_tile = 24;
+
     /// Rows that a partial result needs for so many queries: few are computed as if they were four or eight.
     [[nodiscard]] static Index padded(Index queries) { return queries <= 4 ? 4 : std::max(queries, Index{most_few}); }
 
     /// Elements of scratch memory that a worker needs, a whole number of cache lines.
     [[nodiscard]] static Index scratch_size(const Shape& shape) {
-        return Base::scratch_size(shape, padded(Base::tokens_per_tile * shape.group()));
+        return Base::scratch_size(shape, padded(tokens_per_tile * shape.group()));
     }
 
     AttentionTile(float* scratch, const HeadQueries& place)
-        : Base(scratch, place, padded(Base::tokens_per_tile * place.shape.group()), padded(place.count())) {}
+        : Base(scratch, place, padded(tokens_per_tile * place.shape.group()), padded(place.count())) {}
 
     void run(std::span<const KeyValueRun<C>> runs, Index first, Index last, PartialAttention<float> result) {
         for_blocks(runs, first, last, result, [&](const Positions& positions) {
@@ -45,17 +47,22 @@ class AttentionTile<C, Avx512Dot> : public PairedAttention<C> {
     }
 
   private:
-    using Base = PairedAttention<C>;
+    using Base = PairedAttention<C, 1>;
     using Base::count_;
-    using Base::exponentiate;
     using Base::for_blocks;
+    using Base::highest;
     using Base::mask;
     using Base::pairs_;
     using Base::queries_;
+    using Base::raise_maximum;
+    using Base::totals_;
     using Base::vector;
     using Base::vectors;
+    using Base::visible;
+    using Base::weigh;
     using Base::width_;
     using typename Base::Positions;
+    using typename Base::Totals;
     using typename Base::Vector;
     using Element = CachedElement<C>;
 
@@ -69,10 +76,11 @@ class AttentionTile<C, Avx512Dot> : public PairedAttention<C> {
 
     /// Rearranges the block's keys and values, and goes through the queries.
     void attend_many(const Positions& positions, PartialAttention<float> result) {
+        pairs_.find_scales(positions);
         pairs_.find_keys(positions);
-        pairs_.pair_keys(false);
+        pairs_.pair_keys(false, 0);
         pairs_.find_values(positions);
-        pairs_.pair_values(false);
+        pairs_.pair_values(false, 0);
         rows_from<rows_together>(0, positions.block, result);
     }
 
@@ -86,7 +94,7 @@ class AttentionTile<C, Avx512Dot> : public PairedAttention<C> {
     template <int rows>
     void attend_rows(Index q, Index block, PartialAttention<float> result) {
         std::array<std::uint64_t, static_cast<std::size_t>(rows)> masks;
-        for (int r = 0; r < rows; ++r) masks[static_cast<std::size_t>(r)] = mask(q + r, block);
+        for (int r = 0; r < rows; ++r) masks[static_cast<std::size_t>(r)] = visible(q + r).mask(block);
         if (std::all_of(masks.begin(), masks.end(), [](std::uint64_t seen) { return seen == 0; })) return;
         Vector scores[rows][vectors];
         const std::byte* ahead = q == 0 ? pairs_.key_side().next : nullptr;
@@ -107,6 +115,7 @@ class AttentionTile<C, Avx512Dot> : public PairedAttention<C> {
     /// The same for few queries, which begin at 0. Keys are rearranged for half a block at a time, values on the way.
     template <int rows>
     void attend_few(const Positions& positions, PartialAttention<float> result) {
+        pairs_.find_scales(positions);
         pairs_.find_keys(positions);
         Vector scores[rows][vectors];
         const std::byte* ahead = pairs_.key_side().next;
@@ -120,7 +129,7 @@ class AttentionTile<C, Avx512Dot> : public PairedAttention<C> {
         Factors<rows> rescale;
         for (std::size_t r = 0; r < rows; ++r) {
             const auto q = static_cast<Index>(r);
-            rescale[r] = exponentiate(q, scores[r], mask(q, positions.block), result, weights[r].data());
+            rescale[r] = exponentiate(q, scores[r], visible(q).mask(positions.block), result, weights[r].data());
         }
         ahead = pairs_.value_side().next;
         for_columns<rows == 4 ? vectors : vectors / 2>([&](Index column, auto count) {
@@ -130,6 +139,19 @@ class AttentionTile<C, Avx512Dot> : public PairedAttention<C> {
                 unroll<count / 2>([&](auto v) { interleave(even + 2 * vector * v, odd + 2 * vector * v, x + 2 * v); });
             });
         });
+    }
+
+    /// Scores -> weights. Returns what the sums so far are to be multiplied with.
+    float exponentiate(Index q, const Vector (&scores)[vectors], std::uint64_t seen, PartialAttention<float> result,
+                       bfloat16* weights) {
+        __m512 masked[vectors];
+        unroll<vectors>([&](auto v) { masked[v] = scores[v]; });
+        mask(masked, seen, 0);
+        const __m512 rescale = raise_maximum(q, highest(masked), result);
+        Totals totals{Vector::load_aligned(totals_.row(q)) * Vector(rescale), Vector(0.0f)};
+        weigh(masked, seen, 0, _mm512_set1_ps(result.maximum(q)), totals, weights);
+        (totals[0] + totals[1]).store_aligned(totals_.row(q));
+        return _mm512_cvtss_f32(rescale);
     }
 
     /// Calls body(column, number of vectors) for `most` vectors of columns at a time, and for the half of it where only
@@ -150,7 +172,7 @@ class AttentionTile<C, Avx512Dot> : public PairedAttention<C> {
                                                        const std::byte*& ahead) {
         Vector sums[rows][count];
         unroll<rows * count>([&](auto i) { sums[i / count][i % count] = Vector(0.0f); });
-        const std::uint32_t* key = pairs_.keys();
+        const std::uint32_t* key = pairs_.keys(0);
         const bfloat16* query = queries_.row(q);
         for (Index pair = 0; pair < width_ / 2; ++pair, key += vector * count, query += 2) {
             fetch_lines<count>(ahead);

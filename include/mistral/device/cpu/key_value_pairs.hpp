@@ -28,8 +28,9 @@ void fetch_lines(const std::byte*& ahead) {
     ahead += static_cast<Index>(lines) * cache_line;
 }
 
-/// The keys and values of one head in a block of positions, where they lie, and rearranged into pairs.
-template <class C>
+/// The keys and values of one head in a block of positions, where they lie; and in `blocks` of them, rearranged into
+/// pairs.
+template <class C, Index blocks>
 class KeyValuePairs {
   public:
     using Element = CachedElement<C>;
@@ -55,43 +56,54 @@ class KeyValuePairs {
     /// Keys or values of the block at hand.
     struct Side {
         Rows rows;
-        const std::byte* next = nullptr;                       ///< the next block's in memory, if they follow
-        alignas(64) std::array<float, keys_per_block> scales;  ///< where they have any
+        const std::byte* next = nullptr;                                ///< the next block's in memory, if they follow
+        alignas(64) std::array<float, blocks * keys_per_block> scales;  ///< of all blocks, where they have any
     };
 
     /// head_dim, padded to whole cache lines of the cache's elements.
     [[nodiscard]] static Index width(const Shape& shape) { return round_up(shape.head_dim, elements_per_line); }
 
     /// Elements of scratch memory, a whole number of cache lines.
-    [[nodiscard]] static Index scratch_size(const Shape& shape) { return keys_per_block * width(shape) * 3 / 2; }
+    [[nodiscard]] static Index scratch_size(const Shape& shape) {
+        return keys_per_block * width(shape) * (2 * blocks + 1) / 2;
+    }
 
     KeyValuePairs(float* scratch, const HeadQueries& place)
         : place_(place),
           width_(width(place.shape)),
-          keys_(reinterpret_cast<std::uint32_t*>(scratch), width_ / 2, keys_per_block),
-          values_(keys_.data() + width_ / 2 * keys_per_block, keys_per_block / 2, width_),
-          gathered_(reinterpret_cast<Element*>(values_.data() + keys_per_block / 2 * width_), keys_per_block, width_) {}
+          keys_(reinterpret_cast<std::uint32_t*>(scratch), blocks * width_ / 2, keys_per_block),
+          values_(keys_.data() + keys_.rows() * keys_per_block, blocks * keys_per_block / 2, width_),
+          gathered_(reinterpret_cast<Element*>(values_.data() + values_.rows() * width_), keys_per_block, width_) {}
 
-    /// Looks up the block's keys, or its values. Where they have to be gathered, this overwrites those of the call
+    /// Looks up a block's keys, or its values. Where they have to be gathered, this overwrites those of the call
     /// before.
     void find_keys(const Positions& positions) { find(positions, &KeyValueRun<C>::keys, key_side_); }
     void find_values(const Positions& positions) { find(positions, &KeyValueRun<C>::values, value_side_); }
+    /// Looks up a block's scales, where there are any.
+    void find_scales(const Positions& positions) {
+        find_scales(positions, &KeyValueRun<C>::keys, key_side_);
+        find_scales(positions, &KeyValueRun<C>::values, value_side_);
+    }
     [[nodiscard]] const Side& key_side() const { return key_side_; }
     [[nodiscard]] const Side& value_side() const { return value_side_; }
 
-    [[nodiscard]] const std::uint32_t* keys() const { return keys_.data(); }          ///< as pair_keys made them
-    [[nodiscard]] MatrixView<const std::uint32_t> values() const { return values_; }  ///< as pair_values made them
+    /// As pair_keys made them, [width / 2, keys_per_block] for each block.
+    [[nodiscard]] const std::uint32_t* keys(Index slot) const { return keys_.row(slot * width_ / 2); }
+    /// As pair_values made them, [blocks * keys_per_block / 2, width].
+    [[nodiscard]] MatrixView<const std::uint32_t> values() const { return values_; }
     /// Of keys_per_block * width elements of the cache, free until keys are looked up.
     [[nodiscard]] float* free_memory() const { return reinterpret_cast<float*>(gathered_.data()); }
 
     /// Rearranges all keys of the block that were looked up, or values. Where it is to fetch, the next block's memory
     /// is asked for meanwhile.
-    void pair_keys(bool fetches) { pair_keys<keys_per_block>(0, fetches ? key_side_.next : nullptr); }
-    void pair_values(bool fetches) {
+    void pair_keys(bool fetches, Index slot) {
+        pair_keys<keys_per_block>(0, fetches ? key_side_.next : nullptr, keys_.row(slot * width_ / 2));
+    }
+    void pair_values(bool fetches, Index slot) {
         const std::byte* ahead = fetches ? value_side_.next : nullptr;
         for (Index key = 0; key < keys_per_block; key += 2)
             for (Index column = 0; column < width_; column += columns_at_once)
-                interleave_values(key, column, values_.row(key / 2) + column, ahead);
+                interleave_values(key, column, values_.row((slot * keys_per_block + key) / 2) + column, ahead);
     }
 
     /// Rearranges some columns of the values: [keys_per_block / 2, columns_at_once] pairs, which last until the call
@@ -106,17 +118,22 @@ class KeyValuePairs {
     /// Transposes `count` of the keys: [width / 2, count] pairs of elements of a key.
     template <Index count>
     void pair_keys(Index from, const std::byte* ahead) {
+        pair_keys<count>(from, ahead, keys_.data());
+    }
+
+  private:
+    static constexpr Index elements_per_line = cache_line / Index{sizeof(Element)};
+
+    template <Index count>
+    void pair_keys(Index from, const std::byte* ahead, std::uint32_t* to) const {
         constexpr Index vector = 16;
         for (Index key = 0; key < count; key += vector)
             for (Index column = 0; column < width_; column += elements_per_line) {
                 fetch_lines<vector>(ahead);
                 transpose_pairs(key_side_.rows.row(from + key) + column, key_side_.rows.stride,
-                                keys_.data() + column / 2 * count + key, count);
+                                to + column / 2 * count + key, count);
             }
     }
-
-  private:
-    static constexpr Index elements_per_line = cache_line / Index{sizeof(Element)};
 
     /// The columns from `column` on of the values of two keys, as pairs.
     void interleave_values(Index key, Index column, std::uint32_t* to, const std::byte*& ahead) const {
@@ -136,15 +153,20 @@ class KeyValuePairs {
                 body(p - positions.block, run.*memory + place_.offset(run, p));
     }
 
+    void find_scales([[maybe_unused]] const Positions& positions,
+                     [[maybe_unused]] const Element* KeyValueRun<C>::*memory, [[maybe_unused]] Side& side) const {
+        if constexpr (has_scales) {
+            float* const scales = side.scales.data() + positions.block % (blocks * keys_per_block);
+            std::fill_n(scales, keys_per_block, 0.0f);
+            for_each_row(positions, memory, [&](Index i, const Element* row) {
+                scales[i] = CachedRow<C>::scale(row, place_.shape.head_dim);
+            });
+        }
+    }
+
     /// The block's keys or values where they are, if all of them are there and are whole cache lines; otherwise
     /// gathered.
     void find(const Positions& positions, const Element* KeyValueRun<C>::*memory, Side& side) {
-        if constexpr (has_scales) {
-            side.scales.fill(0.0f);
-            for_each_row(positions, memory, [&](Index i, const Element* row) {
-                side.scales[static_cast<std::size_t>(i)] = CachedRow<C>::scale(row, place_.shape.head_dim);
-            });
-        }
         side.next = nullptr;
         if (width_ == place_.shape.head_dim && positions.last - positions.first == keys_per_block)
             for (const KeyValueRun<C>& run : positions.runs)

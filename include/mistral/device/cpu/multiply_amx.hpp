@@ -88,7 +88,7 @@ class AmxBlock {
             for (Index line = i * lines_per_step; line < (i + 1) * lines_per_step; ++line)
                 prefetch_to_l1(next + line * amx_columns);
         };
-        multiply_tiles<tiles, 2>(
+        multiply_tiles<tiles, 2, AmxUse::once>(
             {x_ + tokens_.offset(tile, stretch.step), amx_inputs, AmxTokens::tile_stride, AmxTokens::tile_size},
             {unpacked_, 16, amx_tile, two}, stretch.steps, {sums, 16, two, amx_tile}, stretch.step > 0, fetch);
         if (stretch.step + stretch.steps == tokens_.steps())

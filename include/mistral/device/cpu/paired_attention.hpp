@@ -33,13 +33,11 @@ namespace mistral::cpu {
 
 /// What attention over keys and values in bfloat16, or in Q8, whose integers bfloat16 can hold, has in common for
 /// Avx512Dot and Amx: all but the products. Queries and weights are rounded to bfloat16, sums and maxima are binary32;
-/// the scales of Q8 are multiplied with scores and weights. A block's values are rearranged into pairs, and so are
-/// its keys where they do not serve as they lie.
-template <class C>
+/// the scales of Q8 are multiplied with scores and weights. Values are rearranged into pairs, and so are keys where
+/// they do not serve as they lie. The softmax goes on by `blocks` at once.
+template <class C, Index blocks>
 class PairedAttention {
   public:
-    static constexpr Index tokens_per_tile = 24;
-
     /// head_dim, padded to whole cache lines of the cache's elements.
     [[nodiscard]] static Index width(const Shape& shape) { return Pairs::width(shape); }
 
@@ -69,13 +67,15 @@ class PairedAttention {
     }
 
   protected:
-    using Pairs = KeyValuePairs<C>;
+    using Pairs = KeyValuePairs<C, blocks>;
     using Positions = typename Pairs::Positions;
     using Vector = Batch<float, Avx512Dot>;
 
     static constexpr bool has_scales = Pairs::has_scales;
     static constexpr Index vector = 16;
     static constexpr std::size_t vectors = keys_per_block / vector;
+    static constexpr Index keys_at_once = blocks * keys_per_block;
+    static constexpr std::uint64_t all_keys = ~std::uint64_t{0};
 
     /// Elements of scratch memory for so many queries, a whole number of cache lines.
     [[nodiscard]] static Index scratch_size(const Shape& shape, Index queries) {
@@ -92,8 +92,8 @@ class PairedAttention {
           queries_(reinterpret_cast<bfloat16*>(scratch + Pairs::scratch_size(place.shape)), most_queries, width_),
           totals_(scratch + Pairs::scratch_size(place.shape) + most_queries * width_ / 2, most_queries, vector) {}
 
-    /// Calls attend(positions) for those blocks of the positions first … last - 1 that the queries see. `first` begins
-    /// a block.
+    /// Calls attend(positions), of keys_at_once from a multiple of it on, for those of the positions first … last - 1
+    /// that the queries see. `first` is such a multiple.
     template <class Attend>
     void for_blocks(std::span<const KeyValueRun<C>> runs, Index first, Index last, PartialAttention<float> result,
                     Attend attend) {
@@ -101,50 +101,67 @@ class PairedAttention {
         std::fill_n(totals_.data(), count_ * vector, 0.0f);
         const Index visible = std::max(first, window_.first_visible(place_.position));
         const Index end = std::min(last, place_.position + place_.tokens);
-        for (Index block = visible / keys_per_block * keys_per_block; block < end; block += keys_per_block)
-            attend(Positions{runs, block, std::max(block, visible), std::min(end, block + keys_per_block)});
+        for (Index block = visible / keys_at_once * keys_at_once; block < end; block += keys_at_once)
+            attend(Positions{runs, block, std::max(block, visible), std::min(end, block + keys_at_once)});
         for (Index q = 0; q < count_; ++q)
             result.total(q) = LaneSums<float, Avx512Dot>::of(std::array{Vector::load_unaligned(totals_.row(q))})[0];
     }
 
-    /// Which keys of the block the query row q sees.
-    [[nodiscard]] std::uint64_t mask(Index q, Index block) const {
+    /// The positions that the query row q sees.
+    struct Visible {
+        Index first;
+        Index last;  ///< this one not
+
+        [[nodiscard]] bool covers(Index from, Index to) const { return first <= from && to <= last; }
+        /// Which of a block's keys.
+        [[nodiscard]] std::uint64_t mask(Index block) const {
+            const auto below = [block](Index position) {
+                const Index n = std::clamp<Index>(position - block, 0, keys_per_block);
+                return n == keys_per_block ? all_keys : (std::uint64_t{1} << n) - 1;
+            };
+            return below(last) & ~below(first);
+        }
+    };
+    [[nodiscard]] Visible visible(Index q) const {
         const Index token = place_.position + place_.token(q);
-        const Index from = std::clamp<Index>(window_.first_visible(token) - block, 0, keys_per_block);
-        const Index to = std::clamp<Index>(token + 1 - block, 0, keys_per_block);
-        const auto below = [](Index n) { return n == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1; };
-        return below(to) & ~below(from);
+        return {window_.first_visible(token), token + 1};
     }
 
-    /// Scores -> weights 2^(score - maximum) with the maximum of all scores so far, zero where the mask is. Returns
-    /// what the sums so far are to be multiplied with.
-    float exponentiate(Index q, const Vector (&scores)[vectors], std::uint64_t mask, PartialAttention<float> result,
-                       bfloat16* weights) {
-        constexpr float lowest = std::numeric_limits<float>::lowest();
-        __m512 s[vectors];
+    /// Scores of a block, multiplied with the scales of its keys, with the lowest number where the mask is not.
+    void mask(__m512 (&scores)[vectors], std::uint64_t mask, Index slot) const {
+        const __m512 lowest = _mm512_set1_ps(std::numeric_limits<float>::lowest());
         unroll<vectors>([&](auto v) {
-            const Vector score =
-                has_scales ? scores[v] * Vector::load_aligned(pairs_.key_side().scales.data() + vector * v) : scores[v];
-            s[v] = _mm512_mask_mov_ps(_mm512_set1_ps(lowest), static_cast<__mmask16>(mask >> (16 * v)), score);
+            const __m512 score = has_scales ? _mm512_mul_ps(scores[v], scale(pairs_.key_side(), slot, v)) : scores[v];
+            scores[v] = _mm512_mask_mov_ps(lowest, lanes(mask, v), score);
         });
-        const float maximum =
-            std::max(result.maximum(q),
-                     _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(s[0], s[1]), _mm512_max_ps(s[2], s[3]))));
-        unroll<vectors>([&](auto v) {
-            s[v] = _mm512_maskz_mov_ps(static_cast<__mmask16>(mask >> (16 * v)),
-                                       exponential_of_two(_mm512_sub_ps(s[v], _mm512_set1_ps(maximum))));
-        });
-        const __m512 rescale = exponential_of_two(_mm512_set1_ps(result.maximum(q) - maximum));
+    }
+    static __m512 highest(const __m512 (&scores)[vectors]) {
+        return _mm512_max_ps(_mm512_max_ps(scores[0], scores[1]), _mm512_max_ps(scores[2], scores[3]));
+    }
+
+    /// Makes the highest of some scores the maximum of all so far. Returns what the sums so far are to be multiplied
+    /// with.
+    static __m512 raise_maximum(Index q, __m512 scores, PartialAttention<float> result) {
+        const float before = result.maximum(q), maximum = std::max(before, _mm512_reduce_max_ps(scores));
         result.maximum(q) = maximum;
-        Vector total = _mm512_mul_ps(_mm512_load_ps(totals_.row(q)), rescale);
+        return exponential_of_two(_mm512_set1_ps(before - maximum));
+    }
+
+    /// Sums of weights by lane: two, as each takes long to grow.
+    using Totals = std::array<Vector, 2>;
+
+    /// Masked scores of a block -> weights 2^(score - maximum), zero where the mask is not. Adds them to the totals.
+    void weigh(__m512 (&scores)[vectors], std::uint64_t mask, Index slot, __m512 maximum, Totals& totals,
+               bfloat16* weights) const {
+        unroll<vectors>([&](auto v) {
+            scores[v] = _mm512_maskz_mov_ps(lanes(mask, v), exponential_of_two(_mm512_sub_ps(scores[v], maximum)));
+        });
         const __m512i ones = _mm512_set1_epi16(std::bit_cast<std::int16_t>(bfloat16(1.0f)));
         unroll<vectors / 2>([&](auto v) {
-            const auto rounded = std::bit_cast<__m512i>(_mm512_cvtne2ps_pbh(s[2 * v + 1], s[2 * v]));
-            total = multiply_add(rounded, ones, total);
-            _mm512_store_si512(weights + 32 * v, has_scales ? scaled(s, 2 * v) : rounded);
+            const auto rounded = std::bit_cast<__m512i>(_mm512_cvtne2ps_pbh(scores[2 * v + 1], scores[2 * v]));
+            totals[v] = multiply_add(rounded, ones, totals[v]);
+            _mm512_store_si512(weights + 32 * v, has_scales ? scaled(scores, 2 * v, slot) : rounded);
         });
-        _mm512_store_ps(totals_.row(q), total);
-        return _mm512_cvtss_f32(rescale);
     }
 
     HeadQueries place_;
@@ -156,11 +173,19 @@ class PairedAttention {
     MatrixView<float> totals_;      // [queries, vector]: sums of 2^(score - maximum) by lane
 
   private:
-    /// The weights s[v] and s[v + 1] of keys, multiplied with the scales of their values and rounded.
-    __m512i scaled(const __m512 (&s)[vectors], std::size_t v) const {
-        const auto scale = [&](std::size_t i) { return _mm512_load_ps(pairs_.value_side().scales.data() + 16 * i); };
-        return std::bit_cast<__m512i>(
-            _mm512_cvtne2ps_pbh(_mm512_mul_ps(s[v + 1], scale(v + 1)), _mm512_mul_ps(s[v], scale(v))));
+    /// The bits of a block's mask for one of its vectors.
+    static __mmask16 lanes(std::uint64_t mask, std::size_t v) { return static_cast<__mmask16>(mask >> (16 * v)); }
+
+    static __m512 scale(const typename Pairs::Side& side, Index slot, std::size_t v) {
+        return _mm512_load_ps(side.scales.data() + slot * keys_per_block + static_cast<Index>(v) * vector);
+    }
+
+    /// The weights v and v + 1 of keys, multiplied with the scales of their values and rounded.
+    __m512i scaled(const __m512 (&weights)[vectors], std::size_t v, Index slot) const {
+        const auto product = [&](std::size_t i) {
+            return _mm512_mul_ps(weights[i], scale(pairs_.value_side(), slot, i));
+        };
+        return std::bit_cast<__m512i>(_mm512_cvtne2ps_pbh(product(v + 1), product(v)));
     }
 };
 
