@@ -227,18 +227,18 @@ struct Mistral {
     /// The same numbers as a model of the library.
     template <mistral::Scalar S, class D>
     [[nodiscard]] mistral::MistralModel<S, D> model(const D& device) const {
-        using A = mistral::Activation<S>;
+        const auto map = [&](const Matrix& matrix) { return device.matrix(matrix.host<S>()); };
+        const auto norm_of = [&](const Matrix& matrix) { return device.matrix(matrix.host<mistral::Activation<S>>()); };
         mistral::ModelWeights<S, D> weights;
-        weights.embedding = embedding.host<S>();
-        weights.norm = norm.host<A>();
-        weights.output = output.host<S>();
+        weights.embedding = map(embedding);
+        weights.norm = norm_of(norm);
+        weights.output = map(output);
         for (const Block& block : blocks)
             weights.blocks.push_back(
-                {.attention_norm = block.attention_norm.host<A>(),
-                 .attention = {block.query.host<S>(), block.key.host<S>(), block.value.host<S>(),
-                               block.output.host<S>()},
-                 .feed_forward_norm = block.feed_forward_norm.host<A>(),
-                 .feed_forward = {block.gate.host<S>(), block.up.host<S>(), block.down.host<S>()}});
+                {.attention_norm = norm_of(block.attention_norm),
+                 .attention = {map(block.query), map(block.key), map(block.value), map(block.output)},
+                 .feed_forward_norm = norm_of(block.feed_forward_norm),
+                 .feed_forward = {map(block.gate), map(block.up), map(block.down)}});
         return {device, config, std::move(weights)};
     }
 };
