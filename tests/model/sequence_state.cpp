@@ -6,6 +6,7 @@
 
 #include <cstring>
 #include <sstream>
+#include <utility>
 #include <vector>
 
 #include "plain_mistral.hpp"
@@ -63,6 +64,32 @@ TEST_CASE("a copied, a saved and a rewound state go on as the original does, to 
         state.rewind_to(static_cast<Index>(before));
         CHECK(last_logits(model, state, all.subspan(before, 9)) == expected);
     }
+}
+
+TEST_CASE("a state's identity is that of its caches' memory: copies have their own, moves take it along") {
+    State state(Cpu(1), config);
+    const auto identity = state.identity();
+    REQUIRE(identity != nullptr);
+    std::stringstream file;
+    state.save(file);
+    state.restore(file);
+    state.clear();
+    state.advance(5);
+    state.rewind_to(4);
+    CHECK(state.identity() == identity);
+
+    State copy = state;
+    CHECK(copy.identity() != nullptr);
+    CHECK(copy.identity() != identity);
+    State moved = std::move(state);
+    CHECK(moved.identity() == identity);
+    copy = moved;
+    CHECK(copy.identity() != nullptr);
+    CHECK(copy.identity() != identity);
+    const auto replaced = copy.identity();
+    copy = std::move(moved);
+    CHECK(copy.identity() == identity);
+    CHECK(copy.identity() != replaced);
 }
 
 TEST_CASE("a rewind beyond what is kept is refused and changes nothing") {

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <istream>
+#include <memory>
 #include <ostream>
 #include <vector>
 
@@ -109,10 +110,13 @@ class SequenceState {
         }
     }
 
+    /// To be changed where it is, never assigned: devices repeat passes over its memory.
     [[nodiscard]] Cache& cache(Index layer) { return caches_[static_cast<std::size_t>(layer)]; }
     [[nodiscard]] const Cache& cache(Index layer) const { return caches_[static_cast<std::size_t>(layer)]; }
     [[nodiscard]] Index layers() const { return static_cast<Index>(caches_.size()); }
     [[nodiscard]] typename D::Workspace& workspace() { return workspace_; }
+    /// Another pointer for other memory of caches: a copy has its own, a move takes it along.
+    [[nodiscard]] const std::shared_ptr<const void>& identity() const { return identity_; }
 
   private:
     using Element = typename Cache::Element;
@@ -154,6 +158,7 @@ class SequenceState {
     }
 
     D device_;
+    std::shared_ptr<const void> identity_ = std::make_shared<char>();
     std::vector<Cache> caches_;
     typename D::Workspace workspace_;
 };
