@@ -34,14 +34,6 @@ Product(const M&, MatrixView<A>) -> Product<M, A>;
 /// So many may one verb compute, such as those to queries, keys and values.
 inline constexpr std::size_t most_products = 3;
 
-/// A pass of a model over the next tokens of one sequence, as far as a device must know it to do it again.
-struct Pass {
-    std::shared_ptr<const void> model;  ///< another pointer for another model
-    Index position = 0;                 ///< of the first token
-    Index tokens = 0;
-    Index logits = 0;  ///< tokens, of the last, whose logits are wanted
-};
-
 /// A cache's memory, [kv_heads, capacity, row_size] each for keys and values; slots follow `Ring`.
 template <class C>
 struct KeyValueStore {
@@ -54,6 +46,20 @@ struct KeyValueStore {
 
 /// So many sequences may one verb take.
 inline constexpr std::size_t most_sequences = 16;
+
+/// The next token of one sequence.
+struct Step {
+    std::shared_ptr<const void> caches;  ///< another pointer for other memory
+    Index position = 0;
+};
+
+/// A pass of a model over the next token of each of some sequences, `most_sequences` at most, as far as a device must
+/// know it to do it again. Those of its verbs that take runs take one of every sequence, in the order of the steps.
+struct Pass {
+    std::shared_ptr<const void> model;  ///< another pointer for another model
+    std::span<const Step> steps;
+    Index logits = 0;  ///< tokens whose logits are wanted
+};
 
 /// Consecutive tokens of one sequence, which are rows of a pass after those of the sequence before it.
 struct TokenRun {
@@ -109,7 +115,7 @@ concept Mappable = requires(const M& matrix) {
 ///   copy_in    a matrix in host memory -> one of the device
 ///   copy_out   the reverse
 ///   perform    calls body(), which asks for all verbs of a pass that reads and writes where the last one of that
-///              model, tokens and logits did; or does again, at the pass's position, what the body asked for then.
+///              model, caches and logits did; or does again, at the pass's positions, what the body asked for then.
 ///              Returns whether it called the body
 ///   finish     waits until the results of all verbs are there
 template <class D>

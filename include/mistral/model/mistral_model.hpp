@@ -12,6 +12,8 @@
 #include <mistral/model/sequence_state.hpp>
 #include <mistral/model/weights.hpp>
 
+#include <algorithm>
+#include <array>
 #include <filesystem>
 #include <memory>
 #include <span>
@@ -98,8 +100,7 @@ class MistralModel {
             tokens += static_cast<Index>(chunk.tokens.size());
             wanted += chunk.logits.rows();
         }
-        auto& state = *chunks.front().state;
-        auto& workspace = state.workspace();
+        auto& workspace = chunks.front().state->workspace();
         auto frame = workspace.frame();
         const auto x = frame.template matrix<A>(tokens, config_.hidden_size);
         const auto ids = frame.template matrix<Token>(1, tokens);
@@ -110,13 +111,11 @@ class MistralModel {
             first += row.cols();
         }
         const auto scores = frame.template matrix<A>(wanted, config_.vocab_size);
-        if (chunks.size() == 1) {
-            const Pass pass{.model = identity_, .position = state.position(), .tokens = tokens, .logits = wanted};
-            const bool counted = device_.perform(pass, workspace, [&] { compute(ids, chunks, x, scores); });
-            if (!counted) state.advance(tokens);
-        } else {
-            compute(ids, chunks, x, scores);
-        }
+        const auto body = [&] { compute(ids, chunks, x, scores); };
+        if (is_step(chunks, wanted))
+            perform(chunks, wanted, body);
+        else
+            body();
         Index row = 0;
         for (const auto& chunk : chunks) {
             const Index rows = chunk.logits.rows();
@@ -130,6 +129,27 @@ class MistralModel {
     [[nodiscard]] bool shares_weights_with(const MistralModel& other) const { return identity_ == other.identity_; }
 
   private:
+    /// Whether the pass is over one token of each sequence, as generation repeats it, and every verb that takes runs
+    /// takes all of them: they are few enough, and no token parts from the others in the last layer.
+    template <class C>
+    [[nodiscard]] static bool is_step(std::span<const SequenceChunk<C>> chunks, Index wanted) {
+        const bool together = chunks.size() == 1 || static_cast<std::size_t>(wanted) == chunks.size();
+        return together && chunks.size() <= most_sequences &&
+               std::all_of(chunks.begin(), chunks.end(), [](const auto& chunk) { return chunk.tokens.size() == 1; });
+    }
+
+    /// Has the device call body(), which computes a step, or do again what that did before.
+    template <class C, class Body>
+    void perform(std::span<const SequenceChunk<C>> chunks, Index wanted, Body&& body) const {
+        std::array<Step, most_sequences> steps;
+        std::transform(chunks.begin(), chunks.end(), steps.begin(), [](const auto& chunk) {
+            return Step{.caches = chunk.state->identity(), .position = chunk.state->position()};
+        });
+        const Pass pass{.model = identity_, .steps = std::span(steps.data(), chunks.size()), .logits = wanted};
+        if (device_.perform(pass, chunks.front().state->workspace(), body)) return;
+        for (const auto& chunk : chunks) chunk.state->advance(1);
+    }
+
     /// ids [1, tokens] -> of the last tokens of each chunk scores [n, vocab_size], by way of x [tokens, hidden_size].
     template <class C>
     void compute(MatrixView<const Token> ids, std::span<const SequenceChunk<C>> chunks, MatrixView<A> x,

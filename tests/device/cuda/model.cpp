@@ -2,7 +2,6 @@
 
 #include <doctest/doctest.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -34,39 +33,6 @@ TEST_CASE("a packed file of the GPU's order is written once, then mapped, and is
     static_cast<void>(MistralModel<Q4, Cpu>::load(directory, Cpu(1), {.packed_file = file}));
     CHECK(std::filesystem::last_write_time(file) != written);
     std::filesystem::remove(file);
-}
-
-TEST_CASE("steps are recorded once and repeated, over several turns of the ring, and nothing allocates") {
-    emulation::reset();
-    const auto model = MistralModel<float, Cuda>::load(MISTRAL_TEST_DATA "/reference/long", Cuda());
-    const Index window = model.config().window(0);
-    const auto tokens = some_tokens(3 * window + 5, model.config().vocab_size);
-    MistralModel<float, Cuda>::State<float> state(model.device(), model.config());
-    const Index vocab = model.config().vocab_size;
-    std::vector<float> logits(static_cast<std::size_t>(vocab));
-    std::vector<float> found;
-    std::size_t allocations = 0, launches = 0;
-    for (std::size_t i = 0; i < tokens.size(); ++i) {
-        model.forward({&tokens[i], 1}, state, MatrixView<float>(logits.data(), 1, vocab));
-        found.insert(found.end(), logits.begin(), logits.end());
-        if (i == 1) {
-            allocations = emulation::counts().allocations;
-            launches = emulation::counts().launches;
-        }
-    }
-    CHECK(emulation::counts().allocations == allocations);
-    CHECK(emulation::counts().launches == launches);  // all others were in graphs
-    CHECK(emulation::counts().graph_launches == tokens.size() - 1);
-
-    // In chunks of another size, of which none is recorded; and with the logits of their last tokens alone.
-    const auto expected = logits_of<float>(model, tokens, 3);
-    const std::vector<double> exact(expected.begin(), expected.end());
-    CHECK(largest_difference(found, exact) == 0);
-    state.clear();
-    for (std::size_t done = 0; done + 7 <= tokens.size(); done += 7) {
-        model.forward(std::span(tokens).subspan(done, 7), state, MatrixView<float>(logits.data(), 1, vocab));
-        CHECK(std::equal(logits.begin(), logits.end(), expected.begin() + static_cast<Index>(done + 6) * vocab));
-    }
 }
 
 TEST_CASE("sequences in one pass give the bits that each gives alone, at more positions than are kept on the GPU") {

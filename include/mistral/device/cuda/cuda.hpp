@@ -157,13 +157,10 @@ class Cuda {
         copy(from, to, cudaMemcpyDeviceToHost, workspace);
     }
 
-    /// Passes of one token are recorded and repeated; others are performed.
     template <class Body>
     bool perform(const Pass& pass, Workspace& workspace, Body&& body) const {
         const auto current = this->current();
-        if (pass.tokens == 1) return workspace.perform(pass, body);
-        body();
-        return true;
+        return workspace.perform(pass, body);
     }
 
     void finish(Workspace& workspace) const { workspace.finish(); }

@@ -13,18 +13,22 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
-#include <map>
+#include <list>
 #include <memory>
 #include <span>
-#include <tuple>
 #include <utility>
+#include <vector>
 
 namespace mistral {
 
 /// What one sequence needs to compute on a GPU, alone or with others: a stream, scratch memory, positions where kernels
-/// read them, and the passes of one token that were recorded.
+/// read them, and the passes that were recorded.
 class CudaWorkspace {
   public:
+    /// So many kinds of passes are known at a time, the newest ones. A record takes memory of the GPU, and batches that
+    /// have changed seldom come back: a sequence is alone or leads a few in turn.
+    static constexpr std::size_t most_passes = 8;
+
     explicit CudaWorkspace(std::shared_ptr<cuda::Gpu> gpu) : CudaWorkspace(gpu, cuda::CurrentGpu(gpu->ordinal())) {}
 
     [[nodiscard]] auto frame() { return scratch_.frame(); }
@@ -37,8 +41,7 @@ class CudaWorkspace {
     /// them once, not in every layer.
     template <class Run>
     [[nodiscard]] const Index* positions(std::span<const Run> runs) {
-        Positions wanted = none();
-        std::transform(runs.begin(), runs.end(), wanted.begin(), [](const Run& run) { return run.position; });
+        const Positions wanted = positions_of(runs);
         const auto found = std::find(held_.begin(), held_.end(), wanted);
         if (found != held_.end()) return place(found - held_.begin());
         last_brought_ = last_brought_ % (most_places - 1) + 1;
@@ -49,17 +52,18 @@ class CudaWorkspace {
     /// is recorded too; the others are what was recorded.
     template <class Body>
     bool perform(const Pass& pass, Body&& body) {
-        Positions positions = none();
-        positions.front() = pass.position;
-        static_cast<void>(bring(positions, recorded_place));
-        const Kind kind{pass.model, pass.tokens, pass.logits};
-        const auto found = passes_.find(kind);
+        static_cast<void>(bring(positions_of(pass.steps), recorded_place));
+        Kind kind = kind_of(pass);
+        const auto found =
+            std::find_if(passes_.begin(), passes_.end(), [&](const KnownPass& known) { return known.kind == kind; });
         if (found == passes_.end()) {
             body();
-            passes_.try_emplace(kind);
+            if (passes_.size() == most_passes) passes_.pop_back();
+            passes_.push_front({.kind = std::move(kind), .recorded = {}});
             return true;
         }
-        cuda::RecordedPass& recorded = found->second;
+        passes_.splice(passes_.begin(), passes_, found);
+        cuda::RecordedPass& recorded = found->recorded;
         const bool is_new = !recorded;
         if (is_new) recorded = cuda::RecordedPass(stream(), body);
         recorded.run(stream());
@@ -74,8 +78,18 @@ class CudaWorkspace {
         std::shared_ptr<cuda::Gpu> gpu;
         DeviceBuffer<std::byte> operator()(Index size) const { return {gpu, size}; }
     };
-    /// The model, the tokens and the logits of a pass. What holds the model's pointer keeps it from naming another.
-    using Kind = std::tuple<std::shared_ptr<const void>, Index, Index>;
+
+    /// Of passes that differ in nothing but their positions. What holds the pointers keeps them from naming others.
+    struct Kind {
+        std::vector<std::shared_ptr<const void>> memory;  // the model's, then the caches' in the order of the steps
+        Index logits = 0;
+        bool operator==(const Kind&) const = default;
+    };
+
+    struct KnownPass {
+        Kind kind;
+        cuda::RecordedPass recorded;  // or not yet
+    };
 
     /// Of the runs of one verb; -1 where there are fewer.
     using Positions = std::array<Index, most_sequences>;
@@ -94,6 +108,19 @@ class CudaWorkspace {
         return positions;
     }
 
+    template <class Run>
+    static Positions positions_of(std::span<const Run> runs) {
+        Positions positions = none();
+        std::transform(runs.begin(), runs.end(), positions.begin(), [](const Run& run) { return run.position; });
+        return positions;
+    }
+
+    static Kind kind_of(const Pass& pass) {
+        Kind kind{.memory = {pass.model}, .logits = pass.logits};
+        for (const Step& step : pass.steps) kind.memory.push_back(step.caches);
+        return kind;
+    }
+
     [[nodiscard]] Index* place(Index i) { return position_memory_.data() + i * Index{most_sequences}; }
 
     /// Makes them the positions at place i.
@@ -110,7 +137,7 @@ class CudaWorkspace {
     DeviceBuffer<Index> position_memory_;                   // [most_places, most_sequences]
     std::array<Positions, std::size_t{most_places}> held_;  // what it holds
     Index last_brought_ = 0;                                // the place, recorded_place aside
-    std::map<Kind, cuda::RecordedPass> passes_;             // of kinds that were performed, recorded or not yet
+    std::list<KnownPass> passes_;                           // at most most_passes, the newest first
     cuda::Stream stream_;                                   // the last, so that it waits before anything else goes
 };
 
