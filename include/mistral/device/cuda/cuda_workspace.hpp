@@ -53,13 +53,12 @@ class CudaWorkspace {
     template <class Body>
     bool perform(const Pass& pass, Body&& body) {
         static_cast<void>(bring(positions_of(pass.steps), recorded_place));
-        Kind kind = kind_of(pass);
         const auto found =
-            std::find_if(passes_.begin(), passes_.end(), [&](const KnownPass& known) { return known.kind == kind; });
+            std::find_if(passes_.begin(), passes_.end(), [&](const KnownPass& known) { return known.is_like(pass); });
         if (found == passes_.end()) {
             body();
             if (passes_.size() == most_passes) passes_.pop_back();
-            passes_.push_front({.kind = std::move(kind), .recorded = {}});
+            passes_.emplace_front(pass);
             return true;
         }
         passes_.splice(passes_.begin(), passes_, found);
@@ -79,16 +78,21 @@ class CudaWorkspace {
         DeviceBuffer<std::byte> operator()(Index size) const { return {gpu, size}; }
     };
 
-    /// Of passes that differ in nothing but their positions. What holds the pointers keeps them from naming others.
-    struct Kind {
-        std::vector<std::shared_ptr<const void>> memory;  // the model's, then the caches' in the order of the steps
-        Index logits = 0;
-        bool operator==(const Kind&) const = default;
-    };
-
+    /// Passes that differ in nothing but their positions. Holds their pointers, which so name nothing else.
     struct KnownPass {
-        Kind kind;
+        std::shared_ptr<const void> model;
+        std::vector<std::shared_ptr<const void>> caches;  // in the order of the steps
+        Index logits;
         cuda::RecordedPass recorded;  // or not yet
+
+        explicit KnownPass(const Pass& pass) : model(pass.model), logits(pass.logits) {
+            for (const Step& step : pass.steps) caches.push_back(step.caches);
+        }
+        [[nodiscard]] bool is_like(const Pass& pass) const {
+            return model == pass.model && logits == pass.logits &&
+                   std::equal(caches.begin(), caches.end(), pass.steps.begin(), pass.steps.end(),
+                              [](const auto& mine, const Step& step) { return mine == step.caches; });
+        }
     };
 
     /// Of the runs of one verb; -1 where there are fewer.
@@ -113,12 +117,6 @@ class CudaWorkspace {
         Positions positions = none();
         std::transform(runs.begin(), runs.end(), positions.begin(), [](const Run& run) { return run.position; });
         return positions;
-    }
-
-    static Kind kind_of(const Pass& pass) {
-        Kind kind{.memory = {pass.model}, .logits = pass.logits};
-        for (const Step& step : pass.steps) kind.memory.push_back(step.caches);
-        return kind;
     }
 
     [[nodiscard]] Index* place(Index i) { return position_memory_.data() + i * Index{most_sequences}; }
