@@ -63,6 +63,7 @@ struct Thread {
     std::unique_ptr<Fiber> fiber;  // from the start to the end
     uint3 index{};
     bool at_barrier = false;
+    bool waited_for_earlier_grids = false;
     std::vector<Copy> copies;                // not committed
     std::vector<std::vector<Copy>> commits;  // not waited for
 };
@@ -70,7 +71,7 @@ struct Thread {
 /// The block that runs, which the built-ins of its threads find here.
 class Block {
   public:
-    void run(dim3 size, const std::function<void()>& function, std::uint64_t seed);
+    void run(dim3 size, const std::function<void()>& function, std::uint64_t seed, bool begins_early);
 
     unsigned barrier(bool predicate);
     Meeting& meet(const char* name, unsigned mask, const void* value, std::size_t bytes);
@@ -94,6 +95,7 @@ class Block {
     std::vector<std::unique_ptr<Fiber>> idle_;  // stacks for threads that start
     ReadySet ready_;
     std::uint64_t seed_ = 0;
+    bool begins_early_ = false;
     std::minstd_rand random_;
     unsigned running_ = 0;
     unsigned live_ = 0;
@@ -102,7 +104,8 @@ class Block {
     unsigned last_holding_ = 0;  // at the barrier before
 };
 
-void Block::run(dim3 size, const std::function<void()>& function, std::uint64_t seed) {
+void Block::run(dim3 size, const std::function<void()>& function, std::uint64_t seed, bool begins_early) {
+    begins_early_ = begins_early;
     start(size, seed);
     while (const auto thread = next()) step(*thread, function);
     if (live_ > 0) throw KernelError(stuck());
@@ -153,6 +156,8 @@ void Block::step(unsigned thread, const std::function<void()>& function) {
 }
 
 void Block::retire() {
+    if (begins_early_ && !running().waited_for_earlier_grids)
+        kernel_error("returns without cudaGridDependencySynchronize, from a kernel that may begin early");
     idle_.push_back(std::move(running().fiber));
     warp().live &= ~(1u << position.lane);
     --live_;
@@ -286,7 +291,11 @@ void wait_for_copies(std::size_t pending_commits) {
     }
 }
 
-void run_grid(dim3 grid, dim3 size, std::size_t dynamic_shared_bytes, std::uint64_t seed,
+void wait_for_earlier_grids() {
+    block.running().waited_for_earlier_grids = true;
+}
+
+void run_grid(dim3 grid, dim3 size, std::size_t dynamic_shared_bytes, std::uint64_t seed, bool begins_early,
               const std::function<void()>& thread) {
     auto* const shared = mistral::cuda::dynamic_shared;
     ASAN_UNPOISON_MEMORY_REGION(shared, max_dynamic_shared_bytes);
@@ -297,7 +306,7 @@ void run_grid(dim3 grid, dim3 size, std::size_t dynamic_shared_bytes, std::uint6
         position.block = {index % grid.x, index / grid.x % grid.y, index / grid.x / grid.y};
         std::memset(shared, 0xff, dynamic_shared_bytes);
         poison_static_shared_memory();
-        block.run(size, thread, seed);
+        block.run(size, thread, seed, begins_early);
     }
 }
 

@@ -84,8 +84,13 @@ std::array<T, warp_size> exchange(const T& value, const char* function = "exchan
     return values;
 }
 
-/// Runs a kernel's function once for each thread of the grid. Called by one thread of the system at a time.
-void run_grid(dim3 grid, dim3 block, std::size_t dynamic_shared_bytes, std::uint64_t seed,
+/// What cudaGridDependencySynchronize waits for is done already. It is noted that the thread has waited.
+void wait_for_earlier_grids();
+
+/// Runs a kernel's function once for each thread of the grid. Called by one thread of the system at a time. Where the
+/// grid may begin early, a thread that returns without having waited for earlier ones is an error: those after it
+/// would not wait for them either.
+void run_grid(dim3 grid, dim3 block, std::size_t dynamic_shared_bytes, std::uint64_t seed, bool begins_early,
               const std::function<void()>& thread);
 
 }  // namespace emulation

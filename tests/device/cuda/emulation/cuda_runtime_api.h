@@ -177,7 +177,7 @@ struct cudaLaunchAttribute {
     cudaLaunchAttributeValue val;
 };
 
-/// Attributes are ignored.
+/// Of the attributes, kernels that may begin early are told from others: see block.hpp.
 struct cudaLaunchConfig_t {
     dim3 gridDim;
     dim3 blockDim;

@@ -40,7 +40,9 @@ inline void __threadfence() {}
 inline void __threadfence_block() {}
 inline void __threadfence_system() {}
 
-inline void cudaGridDependencySynchronize() {}
+inline void cudaGridDependencySynchronize() {
+    emulation::wait_for_earlier_grids();
+}
 inline void cudaTriggerProgrammaticLaunchCompletion() {}
 
 [[noreturn]] inline void __trap() {

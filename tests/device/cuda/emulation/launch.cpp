@@ -19,6 +19,13 @@ bool is_grid(dim3 grid) {
     return grid.x >= 1 && grid.y >= 1 && grid.z >= 1 && grid.x <= 0x7fffffff && grid.y <= 65535 && grid.z <= 65535;
 }
 
+bool begins_early(const cudaLaunchConfig_t& config) {
+    return std::any_of(config.attrs, config.attrs + config.numAttrs, [](const cudaLaunchAttribute& attribute) {
+        return attribute.id == cudaLaunchAttributeProgrammaticStreamSerialization &&
+               attribute.val.programmaticStreamSerializationAllowed != 0;
+    });
+}
+
 bool is_block(dim3 block) {
     return block.x >= 1 && block.y >= 1 && block.z >= 1 && block.x <= max_block_threads &&
            block.y <= max_block_threads && block.z <= 64 &&
@@ -35,9 +42,9 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::fu
         ++s.counts.launches;
         return put(s, config.stream,
                    [&s, grid = config.gridDim, block = config.blockDim, bytes = config.dynamicSmemBytes,
-                    thread = std::move(thread)] {
+                    early = begins_early(config), thread = std::move(thread)] {
                        ++s.counts.kernels_run;
-                       run_grid(grid, block, bytes, s.settings.seed, thread);
+                       run_grid(grid, block, bytes, s.settings.seed, early, thread);
                    });
     });
 }

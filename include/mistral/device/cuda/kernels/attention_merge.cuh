@@ -2,6 +2,7 @@
 
 #include <mistral/device/cuda/attention_shapes.hpp>
 #include <mistral/device/cuda/kernels/attention_head.cuh>
+#include <mistral/device/cuda/kernels/launch.cuh>
 
 #include <cuda_runtime.h>
 
@@ -37,6 +38,8 @@ struct RangeLaunch {
 template <class C>
 __global__ void __launch_bounds__(RangeBlocks::threads)
     merge_ranges(const AttentionArguments<C> arguments, const RangeLaunch<C> launch, int query_heads) {
+    let_next_begin();
+    wait_for_previous();
     constexpr int threads = RangeBlocks::threads;
     constexpr Index keys = RangeBlocks{sizeof(C), 0}.keys();
     static __shared__ float maxima[threads];

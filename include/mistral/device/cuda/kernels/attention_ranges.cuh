@@ -242,6 +242,8 @@ class RangeAttention {
 template <class C, int fixed_head_dim>
 __global__ void __launch_bounds__(RangeBlocks::threads, RangeBlocks::per_multiprocessor)
     attend_range(const AttentionArguments<C> arguments, const RangeLaunch<C> launch) {
+    let_next_begin();
+    wait_for_previous();
     alignas(16) extern __shared__ std::byte dynamic_shared[];
     const RunPart<C> part = launch.parts[blockIdx.z];
     RangeAttention<C, fixed_head_dim>(arguments, launch, part, dynamic_shared).run();

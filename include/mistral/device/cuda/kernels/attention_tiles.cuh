@@ -315,6 +315,8 @@ class TileAttention {
 template <class C, int head_dim>
 __global__ void __launch_bounds__(TileBlocks::threads)
     attend_tile(const AttentionArguments<C> arguments, const RunPart<C> run) {
+    let_next_begin();
+    wait_for_previous();
     alignas(16) extern __shared__ std::byte dynamic_shared[];
     TileAttention<C, head_dim>(arguments, run, dynamic_shared).run();
 }

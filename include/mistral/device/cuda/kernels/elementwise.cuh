@@ -19,6 +19,8 @@ inline constexpr int elementwise_width = 4;
 /// Applies an operation to every element of [rows, cols], to `width` in a row at once where so many are left.
 template <int width, class Operation>
 __global__ void __launch_bounds__(elementwise_threads) for_elements(Index rows, Index cols, Operation operation) {
+    let_next_begin();
+    wait_for_previous();
     const Index first = (Index{blockIdx.x} * elementwise_threads + threadIdx.x) * width;
     for (Index row = blockIdx.y; row < rows; row += gridDim.y) {
         if (first + width <= cols) {

@@ -3,6 +3,7 @@
 #include <mistral/base/rounding.hpp>
 #include <mistral/device/cuda/kernels.hpp>
 #include <mistral/device/cuda/kernels/elements.cuh>
+#include <mistral/device/cuda/kernels/launch.cuh>
 #include <mistral/device/cuda/kernels/products.cuh>
 #include <mistral/device/cuda/launch_shapes.hpp>
 
@@ -32,6 +33,7 @@ __device__ __forceinline__ Words<4> load_piece(const S* row, int col, int cols) 
 template <class S, int tokens, int group_rows, bool whole>
 __global__ void __launch_bounds__(multiply_threads, multiply_residents(tokens))
     multiply_few(Products<Rows<const S>> products) {
+    let_next_begin();
     constexpr int width = 4 * per_word<S>;
     constexpr int ahead = pieces_ahead(tokens * group_rows);
     const auto product = products.of_block();
@@ -47,6 +49,7 @@ __global__ void __launch_bounds__(multiply_threads, multiply_residents(tokens))
                 loaded[i][r] = load_piece<whole>(row, piece * width, products.cols);
             }
         });
+        if (first == group.first_piece()) wait_for_previous();  // weights are no kernel's result
         for_pieces<ahead>(first, pieces, [&](int piece, int i) {
             float elements[group_rows][width];
 #pragma unroll
@@ -62,6 +65,7 @@ __global__ void __launch_bounds__(multiply_threads, multiply_residents(tokens))
             }
         });
     }
+    wait_for_previous();  // where there was no piece
     write_sums(sums, 1.0f, group, product, products);
 }
 

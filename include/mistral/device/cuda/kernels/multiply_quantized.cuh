@@ -47,6 +47,7 @@ struct TileReader {
 template <QuantizedScalar Q, int tokens, bool whole>
 __global__ void __launch_bounds__(multiply_threads, multiply_residents(tokens))
     multiply_few_tiles(Products<Tiles<Q>> products, TileReader<Q> reader) {
+    let_next_begin();
     constexpr int rows = QuantizedView<Q>::tile_rows;
     constexpr int cols = QuantizedView<Q>::tile_cols;
     constexpr int ahead = pieces_ahead(tokens * rows);
@@ -64,6 +65,7 @@ __global__ void __launch_bounds__(multiply_threads, multiply_residents(tokens))
             codes[i] = reader.codes_of(product.weights, row_tile, tile);
             scales[i] = reader.scales_of(product.weights, row_tile, first_group + i * (warp_lanes / tiles_of_group));
         });
+        if (first == group.first_piece()) wait_for_previous();  // weights are no kernel's result
         for_pieces<ahead>(first, tiles, [&](int tile, int i) {
             float row_scales[rows], levels[rows][cols];
             widen<half>(scales[i], row_scales);
@@ -83,6 +85,7 @@ __global__ void __launch_bounds__(multiply_threads, multiply_residents(tokens))
             }
         });
     }
+    wait_for_previous();  // where there was no piece
     write_sums(sums, 1 / level_unit, group, product, products);
 }
 

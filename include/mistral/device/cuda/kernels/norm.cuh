@@ -23,6 +23,8 @@ __device__ __forceinline__ float sum_of_block(float value) {
 template <int width>
 __global__ void __launch_bounds__(1024)
     normalise_rows(Rows<const float> x, const float* weight, float eps, Index cols, Rows<float> out) {
+    let_next_begin();
+    wait_for_previous();
     const Index row = blockIdx.x;
     const Index first = Index{threadIdx.x} * width;
     const Index step = Index{blockDim.x} * width;

@@ -21,6 +21,8 @@ alignas(16) extern __shared__ std::byte dynamic_shared[];
 __global__ static void __launch_bounds__(1024)
     turn_pairs(Rows<float> x, const __grid_constant__ RowsOfRuns runs, const float* frequencies, int heads,
                int heads_of_block, int pairs, bool halves) {
+    let_next_begin();
+    wait_for_previous();
     auto* const turns = reinterpret_cast<float2*>(dynamic_shared);
     const int token = static_cast<int>(blockIdx.x);
     const auto place = static_cast<float>(runs.position_of(token, runs.run_of(token)));

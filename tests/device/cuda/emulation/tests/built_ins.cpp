@@ -19,6 +19,7 @@ namespace {
 enum Shuffle { to_all, up, down, across };
 
 __global__ void shuffle(Shuffle kind, int operand, int width, int* x) {
+    wait_for_previous();
     const int value = x[threadIdx.x];
     int& out = x[threadIdx.x];
     if (kind == to_all) out = __shfl_sync(0xffffffffu, value, operand, width);
@@ -28,6 +29,7 @@ __global__ void shuffle(Shuffle kind, int operand, int width, int* x) {
 }
 
 __global__ void votes(unsigned* x) {
+    wait_for_previous();
     const unsigned even = __ballot_sync(0xffffffffu, threadIdx.x % 2 == 0);
     // Each half of the warp on its own, and the upper half first.
     const unsigned half = threadIdx.x < 16 ? 0x0000ffffu : 0xffff0000u;
@@ -39,6 +41,7 @@ __global__ void votes(unsigned* x) {
 }
 
 __global__ void exchange_in_warp(int* x) {
+    wait_for_previous();
     const auto values = emulation::exchange(int2{int(threadIdx.x), int(threadIdx.x) * 2});
     int sum = 0;
     for (const int2& value : values) sum += value.y - value.x;
@@ -48,6 +51,7 @@ __global__ void exchange_in_warp(int* x) {
 // Each thread doubles the next one's values, of which two stages are under way at a time.
 template <bool waits, bool barriers>
 __global__ void copy_ahead(const int4* from, int stages, int4* to) {
+    wait_for_previous();
     static __shared__ int4 buffers[2][32];
     const auto fetch = [&](int stage) {
         if (stage < stages)
@@ -67,6 +71,7 @@ __global__ void copy_ahead(const int4* from, int stages, int4* to) {
 }
 
 __global__ void odd_address(const char* from) {
+    wait_for_previous();
     alignas(16) static __shared__ char to[16];
     __pipeline_memcpy_async(to, from + 1, 4);
 }

@@ -14,6 +14,7 @@ namespace mistral::cuda {
 namespace {
 
 __global__ void add(int* x, int value) {
+    wait_for_previous();
     x[threadIdx.x] += value;
 }
 

@@ -14,6 +14,7 @@
 namespace mistral::cuda {
 
 __global__ void read_dynamic_memory(int index, int* x) {
+    wait_for_previous();
     alignas(16) extern __shared__ std::byte dynamic_shared[];
     *x = reinterpret_cast<const int*>(dynamic_shared)[index];
 }
@@ -30,6 +31,7 @@ __device__ __forceinline__ T sum_of_warp(T value) {
 
 template <class T>
 __global__ void __launch_bounds__(256) sum_rows(const T* __restrict__ x, int cols, T* __restrict__ sums) {
+    wait_for_previous();
     static __shared__ T of_warps[32];
     T sum = 0;
     for (int i = int(threadIdx.x); i < cols; i += int(blockDim.x)) sum += x[int(blockIdx.x) * cols + i];
@@ -43,6 +45,7 @@ __global__ void __launch_bounds__(256) sum_rows(const T* __restrict__ x, int col
 
 template <bool with_barriers>
 __global__ void reverse(int* x) {
+    wait_for_previous();
     static __shared__ int tile[128];
     tile[threadIdx.x] = x[threadIdx.x];
     if (with_barriers) __syncthreads();
@@ -51,6 +54,7 @@ __global__ void reverse(int* x) {
 
 template <bool with_barriers>
 __global__ void reverse_in_warps(int* x) {
+    wait_for_previous();
     static __shared__ int tile[128];
     tile[threadIdx.x] = x[threadIdx.x];
     if (with_barriers) __syncwarp();
@@ -58,6 +62,7 @@ __global__ void reverse_in_warps(int* x) {
 }
 
 __global__ void reverse_in_dynamic_memory(int* x) {
+    wait_for_previous();
     int* tile = reinterpret_cast<int*>(dynamic_shared);
     tile[threadIdx.x] = x[threadIdx.x];
     __syncthreads();
@@ -65,6 +70,7 @@ __global__ void reverse_in_dynamic_memory(int* x) {
 }
 
 __global__ void some_return_early(int* x) {
+    wait_for_previous();
     if (threadIdx.x % 3 == 0) return;
     __syncthreads();
     atomicAdd(x, 1);
@@ -73,6 +79,7 @@ __global__ void some_return_early(int* x) {
 }
 
 __global__ void last_of_all(int* x, unsigned* ticket, int* sum) {
+    wait_for_previous();
     x[blockIdx.x] = int(blockIdx.x);
     __threadfence();
     if (atomicInc(ticket, gridDim.x - 1) != gridDim.x - 1) return;
@@ -80,6 +87,7 @@ __global__ void last_of_all(int* x, unsigned* ticket, int* sum) {
 }
 
 __global__ void indices(uint3* threads, uint3* blocks) {
+    wait_for_previous();
     const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
     const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
     const unsigned i = block * blockDim.x * blockDim.y * blockDim.z + thread;
@@ -88,6 +96,7 @@ __global__ void indices(uint3* threads, uint3* blocks) {
 }
 
 __global__ void all_but_one_at_the_barrier() {
+    wait_for_previous();
     if (threadIdx.x == 32)
         __syncwarp(3);
     else
@@ -95,6 +104,7 @@ __global__ void all_but_one_at_the_barrier() {
 }
 
 __global__ void a_lane_is_missing(int* x) {
+    wait_for_previous();
     if (threadIdx.x == 7)
         __syncthreads();
     else
@@ -102,17 +112,25 @@ __global__ void a_lane_is_missing(int* x) {
 }
 
 __global__ void outside_the_mask(int* x) {
+    wait_for_previous();
     *x = __shfl_sync(0xfu, *x, 0);
 }
 
 __global__ void different_functions(int* x) {
+    wait_for_previous();
     if (threadIdx.x % 2 == 0)
         *x = __shfl_sync(0xffffffffu, *x, 0);
     else
         *x = __any_sync(0xffffffffu, *x);
 }
 
+__global__ void one_does_not_wait(int* x) {
+    if (threadIdx.x != 3) wait_for_previous();
+    if (threadIdx.x == 0) *x += 1;
+}
+
 __global__ void counts_at_barriers(int* x) {
+    wait_for_previous();
     const int count = __syncthreads_count(threadIdx.x < 5);
     const int any = __syncthreads_or(threadIdx.x == 3);
     const int all = __syncthreads_and(threadIdx.x != 3);
@@ -256,4 +274,16 @@ TEST_CASE("What would wait for ever, or is undefined on a GPU, is an error that 
                          "block (0, 0, 0), thread (1, 0, 0): lanes of a warp call __shfl_sync and __any_sync at once",
                          emulation::KernelError);
     check_sums<float>();
+}
+
+TEST_CASE("A thread that does not wait for earlier kernels is an error where its kernel may begin early") {
+    const DeviceBuffer<int> x(std::vector<int>{0});
+    CHECK_THROWS_WITH_AS(launch(one_does_not_wait, 1, 8, 0, nullptr, x.data()),
+                         "block (0, 0, 0), thread (3, 0, 0): returns without cudaGridDependencySynchronize, from a "
+                         "kernel that may begin early",
+                         emulation::KernelError);
+    emulation::set_attribute(cudaDevAttrComputeCapabilityMajor, 8);
+    launch(one_does_not_wait, 1, 8, 0, nullptr, x.data());
+    CHECK(x.values().back() > 0);
+    emulation::reset();
 }

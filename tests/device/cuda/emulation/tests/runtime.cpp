@@ -15,9 +15,12 @@
 namespace mistral::cuda {
 namespace {
 
-__global__ void nothing() {}
+__global__ void nothing() {
+    wait_for_previous();
+}
 
 __global__ void count_up(unsigned* x) {
+    wait_for_previous();
     *x += 1;
 }
 
