@@ -8,7 +8,7 @@
 if(TARGET mistral_cuda)
     return()
 endif()
-find_package(CUDAToolkit 12 QUIET)
+find_package(CUDAToolkit 12.3 QUIET)  # the first whose graphs let kernels overlap
 if(CUDAToolkit_FOUND AND CUDAToolkit_NVCC_EXECUTABLE)
     option(MISTRAL_CUDA "Build mistral::cuda, for NVIDIA GPUs" ON)
 else()
@@ -18,7 +18,7 @@ if(NOT MISTRAL_CUDA)
     return()
 endif()
 if(NOT CUDAToolkit_NVCC_EXECUTABLE)
-    message(FATAL_ERROR "mistral::cuda needs NVIDIA's CUDA toolkit 12 or newer, which was not found.\n"
+    message(FATAL_ERROR "mistral::cuda needs NVIDIA's CUDA toolkit 12.3 or newer, which was not found.\n"
                         "Install it, tell where it is with -DCUDAToolkit_ROOT=..., or leave it out with "
                         "-DMISTRAL_CUDA=OFF.")
 endif()

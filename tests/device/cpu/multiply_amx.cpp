@@ -1,5 +1,7 @@
 #include <mistral/device/cpu/multiply_amx.hpp>
 
+#include <mistral/base/aligned_buffer.hpp>
+#include <mistral/base/host_matrix.hpp>
 #include <mistral/device/cpu/cpu.hpp>
 
 #include <doctest/doctest.h>
@@ -127,6 +129,38 @@ TEST_CASE_TEMPLATE("by tiles of bytes, quantised products have the bits that the
             }
     check(std::integral_constant<int, 15>{}, 130, 40, 2100);
     check(std::integral_constant<int, 8>{}, 130, 40, 2100);
+}
+
+TEST_CASE("by tiles, results that are written past the caches are those of a few tokens, and nothing between them" *
+          doctest::skip(!has_tiles())) {
+    // More than a block of tokens and of outputs, with a few left over; 4 MB of results.
+    constexpr Index tokens = 513, outputs = 2056, inputs = 40, stride = 2064;
+    std::mt19937 random(12);
+    ThreadPool pool(1);
+    BasicWorkspace<AlignedBuffer<std::byte>> workspace;
+    const auto numbers = random_numbers(outputs * inputs, random);
+    const std::vector<bfloat16> rows(numbers.begin(), numbers.end());
+    const HostMatrix<bfloat16> weights{{rows.data(), outputs, inputs}, nullptr};
+    const auto x = random_numbers(tokens * inputs, random);
+    const auto multiply = [&](Index first, Index count, MatrixView<float> out) {
+        const Product product{weights, out};
+        cpu::multiply<Amx, bfloat16>(pool, {x.data() + first * inputs, count, inputs}, std::span(&product, 1),
+                                     Update::assign, workspace);
+    };
+    AlignedBuffer<float> memory(tokens * stride);
+    std::fill_n(memory.data(), memory.size(), std::numeric_limits<float>::quiet_NaN());
+    const MatrixView<float> out(memory.data(), tokens, outputs, stride);
+    multiply(0, tokens, out);
+    std::vector<float> few(static_cast<std::size_t>(32 * outputs));
+    for (Index token = 0; token < tokens; ++token) {
+        if (token % 32 == 0) {
+            const Index count = std::min<Index>(32, tokens - token);
+            multiply(token, count, {few.data(), count, outputs});
+        }
+        const float* const expected = few.data() + token % 32 * outputs;
+        CHECK(std::equal(expected, expected + outputs, out.row(token)));
+        CHECK(std::all_of(out.row(token) + outputs, out.row(token) + stride, [](float f) { return std::isnan(f); }));
+    }
 }
 
 TEST_CASE(

@@ -113,7 +113,7 @@ class AmxOutput {
     }
 
   private:
-    /// More than stays in caches until it is wanted: its lines need not be read before they are written.
+    /// 4 MB and more do not stay in caches until they are wanted: their lines need not be read before they are written.
     static bool is_large(MatrixView<float> out) { return out.rows() * out.cols() >= 1 << 20; }
     static bool is_aligned(MatrixView<float> out) {
         return reinterpret_cast<std::uintptr_t>(out.data()) % cache_line == 0 && out.stride() % amx_columns == 0;

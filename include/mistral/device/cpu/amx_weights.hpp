@@ -53,7 +53,7 @@ template <QuantizedScalar Q>
     return {weights.panel(output / amx_outputs) + first * step_bytes, 1, (last - first) * step_bytes, 0};
 }
 
-/// Fetches pieces of memory in so many calls, beside work that would otherwise wait for them when it is done.
+/// Fetches pieces of memory in so many calls, a few lines each, while something else is computed.
 class AmxFetch {
   public:
     AmxFetch(const AmxPieces& pieces, Index calls)

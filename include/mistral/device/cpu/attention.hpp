@@ -26,7 +26,6 @@
 namespace mistral::cpu {
 
 inline constexpr Index keys_per_span = 1024;
-static_assert(keys_per_span % keys_per_block == 0);
 
 /// The attention of one sequence's tokens, cut into tasks: one for each key/value head and tile of tokens; or, where
 /// the tokens are a single tile, one for each key/value head and span of keys, which are then joined.
@@ -47,16 +46,17 @@ class RunAttention {
           tiles_(divide_up(queries.rows(), Tile::tokens_per_tile)) {}
 
     /// Elements of scratch memory that a worker needs.
-    [[nodiscard]] Index scratch_size() const { return Tile::scratch_size(shape_) + 2 * partial_size(); }
+    [[nodiscard]] Index scratch_size() const { return tile_scratch_size() + 2 * partial_size(); }
 
+    [[nodiscard]] Index tokens() const { return queries_.rows(); }
     [[nodiscard]] Index tiles() const { return tiles_; }
     [[nodiscard]] Index tasks() const { return shape_.kv_heads * tiles_; }
 
     void run(Index task, A* scratch) const {
         const Index tile_index = task % tiles_;
         Tile tile = start(tile_index, task / tiles_, scratch);
-        const Partial all = partial(scratch + Tile::scratch_size(shape_));
-        const Partial next = partial(scratch + Tile::scratch_size(shape_) + partial_size());
+        const Partial all = partial(scratch + tile_scratch_size());
+        const Partial next = partial(scratch + tile_scratch_size() + partial_size());
         const Index first = first_span(tile_index);
         for (Index span = first; span < first + spans_of(tile_index); ++span) {
             tile.run(keys_, span * keys_per_span, (span + 1) * keys_per_span, span == first ? all : next);
@@ -91,6 +91,7 @@ class RunAttention {
 
   private:
     using Tile = AttentionTile<C, Architecture>;
+    static_assert(keys_per_span % Tile::keys_at_once == 0);
     using Partial = PartialAttention<A>;
 
     [[nodiscard]] Tile tile_at(Index tile_index, Index kv_head, A* scratch) const {
@@ -122,9 +123,10 @@ class RunAttention {
         return (position_ + last_token(tile)) / keys_per_span + 1 - first_span(tile);
     }
 
-    [[nodiscard]] Index partial_queries() const {
-        return Tile::padded(std::min(queries_.rows(), Tile::tokens_per_tile) * shape_.group());
-    }
+    /// Of a tile.
+    [[nodiscard]] Index most_tokens() const { return std::min(queries_.rows(), Tile::tokens_per_tile); }
+    [[nodiscard]] Index tile_scratch_size() const { return Tile::scratch_size(shape_, most_tokens()); }
+    [[nodiscard]] Index partial_queries() const { return Tile::padded(most_tokens() * shape_.group()); }
     [[nodiscard]] Partial partial(A* memory) const { return {memory, partial_queries(), Tile::width(shape_)}; }
 
     MatrixView<const A> queries_;
@@ -155,19 +157,23 @@ class PassAttention {
         }
     }
 
-    /// Spans of keys are tasks of their own where there are too few others for all threads.
+    /// Spans of keys are tasks of their own where there are too few others for all threads, and few tokens: what each
+    /// span comes to takes memory.
     template <class Workspace>
     void run(ThreadPool& pool, Workspace& workspace) const {
         constexpr Index tasks_per_thread = 4;  // so that threads finish together
-        Index tasks = 0, tiles = 0, scratch_size = 0;
+        constexpr Index few_tokens = 24;
+        Index tasks = 0, tiles = 0, tokens = 0, scratch_size = 0;
         for (const Run& run : runs()) {
             tasks += run.tasks();
             tiles = std::max(tiles, run.tiles());
+            tokens = std::max(tokens, run.tokens());
             scratch_size = std::max(scratch_size, run.scratch_size());
         }
         auto frame = workspace.frame();
         const auto scratch = frame.template matrix<A>(pool.threads(), scratch_size);
-        if (tiles == 1 && tasks < tasks_per_thread * pool.threads()) return run_spans(pool, scratch, frame);
+        if (tiles == 1 && tokens <= few_tokens && tasks < tasks_per_thread * pool.threads())
+            return run_spans(pool, scratch, frame);
         for_each_task(
             pool, count_, [&](std::size_t i) { return runs_[i].tasks(); },
             [&](std::size_t i, Index worker, Index task) { runs_[i].run(task, scratch.row(worker)); });

@@ -52,6 +52,7 @@ class AttentionTile {
     using Vector = Batch<A, Architecture>;
     static constexpr Index vector = lanes<A, Architecture>;
     static constexpr Index tokens_per_tile = 16;
+    static constexpr Index keys_at_once = keys_per_block;
 
     /// head_dim, padded: keys, values, queries and sums are in packed order.
     [[nodiscard]] static Index width(const Shape& shape) {
@@ -61,15 +62,15 @@ class AttentionTile {
     /// Rows that a partial result needs for so many queries.
     [[nodiscard]] static Index padded(Index queries) { return queries; }
 
-    /// Elements of scratch memory that a worker needs.
-    [[nodiscard]] static Index scratch_size(const Shape& shape) {
+    /// Elements of scratch memory that a worker needs for so many tokens.
+    [[nodiscard]] static Index scratch_size(const Shape& shape, Index tokens) {
         return keys_per_block * (2 * width(shape) + value_padding) +
-               tokens_per_tile * shape.group() * (width(shape) + keys_per_block + 1);
+               tokens * shape.group() * (width(shape) + keys_per_block + 1);
     }
 
     AttentionTile(A* scratch, const HeadQueries& place)
         : place_(place), window_{place.shape.window}, width_(width(place.shape)) {
-        const Index queries = tokens_per_tile * place.shape.group();
+        const Index queries = place.count();
         const auto take = [&scratch](Index rows, Index cols) {
             const MatrixView<A> taken(scratch, rows, cols);
             scratch += rows * cols;

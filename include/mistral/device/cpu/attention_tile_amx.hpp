@@ -13,6 +13,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <type_traits>
 
@@ -22,26 +23,32 @@ inline constexpr Index amx_blocks_at_once = 4;  ///< of keys
 
 /// Both products are those of tiles, for any number of queries: of 16, or fewer where there are no more. Where few
 /// queries meet keys of bfloat16, these are left operands as they lie, and queries are rearranged; otherwise keys are.
-/// The softmax goes on by four blocks at once, and by 32 queries, whose scores, weights and sums stay in L1.
+/// The softmax goes on by four blocks at once, and by 32 queries, whose scores and weights hardly leave L1.
 template <class C>
 requires std::same_as<C, bfloat16> || std::same_as<C, Q8>
 class AttentionTile<C, Amx> : public PairedAttention<C, amx_blocks_at_once> {
   public:
-    static constexpr Index tokens_per_tile = 64;
+    using PairedAttention<C, amx_blocks_at_once>::keys_at_once;
+    static constexpr Index tokens_per_tile = 64;  ///< for which keys and values are paired once
 
     /// Rows that a partial result needs for so many queries.
     [[nodiscard]] static Index padded(Index queries) {
         return queries <= amx_rows ? queries : round_up(queries, amx_rows);
     }
 
-    /// Elements of scratch memory that a worker needs, a whole number of cache lines.
-    [[nodiscard]] static Index scratch_size(const Shape& shape) {
-        return Base::scratch_size(shape, padded(tokens_per_tile * shape.group())) +
-               queries_at_once * keys_at_once * 3 / 2 + amx_columns * (Base::width(shape) / 2 + keys_per_block);
+    /// Elements of scratch memory that a worker needs for so many tokens, a whole number of cache lines.
+    [[nodiscard]] static Index scratch_size(const Shape& shape, Index tokens) {
+        return Base::scratch_size(shape, padded(tokens * shape.group())) + queries_at_once * keys_at_once * 3 / 2 +
+               amx_columns * (Base::width(shape) / 2 + keys_per_block);
     }
 
     AttentionTile(float* scratch, const HeadQueries& place)
-        : AttentionTile(scratch, place, padded(tokens_per_tile * place.shape.group())) {}
+        : Base(scratch, place, padded(place.count())),
+          scores_(scratch + Base::scratch_size(place.shape, count_), queries_at_once, keys_at_once),
+          weights_(reinterpret_cast<bfloat16*>(scores_.data() + queries_at_once * keys_at_once), queries_at_once,
+                   keys_at_once),
+          query_pairs_(reinterpret_cast<std::uint32_t*>(weights_.data() + queries_at_once * keys_at_once)),
+          scores_by_key_(reinterpret_cast<float*>(query_pairs_ + amx_columns * width_ / 2)) {}
 
     void start(MatrixView<const float> queries) {
         Base::start(queries);
@@ -65,9 +72,8 @@ class AttentionTile<C, Amx> : public PairedAttention<C, amx_blocks_at_once> {
     using Base::all_keys;
     using Base::count_;
     using Base::for_blocks;
+    using Base::hide_unseen;
     using Base::highest;
-    using Base::keys_at_once;
-    using Base::mask;
     using Base::pairs_;
     using Base::place_;
     using Base::queries_;
@@ -87,23 +93,16 @@ class AttentionTile<C, Amx> : public PairedAttention<C, amx_blocks_at_once> {
     static constexpr Index columns_at_once = KeyValuePairs<C, amx_blocks_at_once>::columns_at_once;
     static_assert(columns_at_once == 2 * amx_columns);
 
-    AttentionTile(float* scratch, const HeadQueries& place, Index most_queries)
-        : Base(scratch, place, most_queries, padded(place.count())),
-          scores_(scratch + Base::scratch_size(place.shape, most_queries), queries_at_once, keys_at_once),
-          weights_(reinterpret_cast<bfloat16*>(scores_.data() + queries_at_once * keys_at_once), queries_at_once,
-                   keys_at_once),
-          query_pairs_(reinterpret_cast<std::uint32_t*>(weights_.data() + queries_at_once * keys_at_once)),
-          scores_by_key_(reinterpret_cast<float*>(query_pairs_ + amx_columns * width_ / 2)) {}
-
     [[nodiscard]] bool takes_keys_as_they_lie() const { return std::same_as<C, bfloat16> && count_ <= amx_rows; }
 
     /// Calls body(block's positions, its slot among the blocks at once).
     template <class Body>
     static void for_each_block(const Positions& positions, Body body) {
-        const auto [runs, begin, first, last] = positions;
-        for (Index slot = (first - begin) / keys_per_block; begin + slot * keys_per_block < last; ++slot) {
-            const Index block = begin + slot * keys_per_block;
-            body(Positions{runs, block, std::max(first, block), std::min(last, block + keys_per_block)}, slot);
+        for (Index slot = positions.first_slot(); slot < positions.end_slot(); ++slot) {
+            const Index block = positions.block + slot * keys_per_block;
+            body(Positions{positions.runs, block, std::max(positions.first, block),
+                           std::min(positions.last, block + keys_per_block)},
+                 slot);
         }
     }
 
@@ -132,20 +131,18 @@ class AttentionTile<C, Amx> : public PairedAttention<C, amx_blocks_at_once> {
 
     /// Keys and values are paired once for all queries.
     void attend_many(const Positions& positions, PartialAttention<float> result) {
-        Index first = keys_at_once / keys_per_block, last = 0;  // of the slots
         for_each_block(positions, [&](const Positions& block, Index slot) {
             pairs_.find_scales(block);
             pairs_.find_keys(block);
             pairs_.pair_keys(false, slot);
             pairs_.find_values(block);
-            pairs_.pair_values(false, slot);
-            first = std::min(first, slot);
-            last = slot + 1;
+            pairs_.pair_values(slot);
         });
+        const Index first = positions.first_slot(), end = positions.end_slot();
         const auto attend = [&](Index q, auto tiles) {
-            for (Index slot = first; slot < last; ++slot) multiply_pairs_of_keys<tiles>(q, slot);
+            for (Index slot = first; slot < end; ++slot) multiply_pairs_of_keys<tiles>(q, slot);
             exponentiate(q, positions, result);
-            add_pairs_of_values<tiles>(q, first, last, result);
+            add_pairs_of_values<tiles>(q, first, end, result);
         };
         Index q = 0;
         for (; q + amx_rows < count_; q += queries_at_once) attend(q, std::integral_constant<int, 2>{});
@@ -162,13 +159,13 @@ class AttentionTile<C, Amx> : public PairedAttention<C, amx_blocks_at_once> {
     }
 
     template <int tiles>
-    void add_pairs_of_values(Index q, Index first, Index last, PartialAttention<float> result) {
+    void add_pairs_of_values(Index q, Index first, Index end, PartialAttention<float> result) {
         const std::uint32_t* values = pairs_.values().row(first * keys_per_block / 2);
         const bfloat16* weights = weights_.row(0) + first * keys_per_block;
         for (Index column = 0; column < width_; column += 32)
             multiply_tiles<tiles, 2>({weights, keys_at_once, amx_rows * keys_at_once, 2 * amx_columns},
                                      {values + column, width_, 16, amx_columns * width_},
-                                     (last - first) * keys_per_block / (2 * amx_columns),
+                                     (end - first) * keys_per_block / (2 * amx_columns),
                                      {result.sums(q) + column, result.stride(), amx_rows * result.stride(), 16}, true);
     }
 
@@ -202,10 +199,10 @@ class AttentionTile<C, Amx> : public PairedAttention<C, amx_blocks_at_once> {
         const Index last = std::min(place_.count(), q + queries_at_once);
         for (Index row = 0; q < last; ++q, ++row) {
             const Visible seen = visible(q);
-            const bool sees_all = seen.covers(positions.first / keys_per_block * keys_per_block,
-                                              round_up(positions.last, keys_per_block));
-            const float rescale = sees_all ? exponentiate<true>(q, row, seen, positions, result)
-                                           : exponentiate<false>(q, row, seen, positions, result);
+            const bool sees_all = seen.covers(positions.block + positions.first_slot() * keys_per_block,
+                                              positions.block + positions.end_slot() * keys_per_block);
+            const float rescale = sees_all ? exponentiate_row<true>(q, row, seen, positions, result)
+                                           : exponentiate_row<false>(q, row, seen, positions, result);
             if (rescale == 1) continue;
             float* sums = result.sums(q);
             for (Index i = 0; i < width_; i += vector)
@@ -214,21 +211,19 @@ class AttentionTile<C, Amx> : public PairedAttention<C, amx_blocks_at_once> {
     }
 
     template <bool sees_all>
-    float exponentiate(Index q, Index row, Visible seen, const Positions& positions, PartialAttention<float> result) {
-        const Index begin = positions.block;
-        const Index first = (positions.first - begin) / keys_per_block;
-        const Index last = divide_up(positions.last - begin, keys_per_block);
+    float exponentiate_row(Index q, Index row, Visible seen, const Positions& positions,
+                           PartialAttention<float> result) {
         const auto for_each_masked = [&](auto visit) {
-            for (Index slot = first; slot < last; ++slot) {
+            for (Index slot = positions.first_slot(); slot < positions.end_slot(); ++slot) {
                 const float* from = scores_.row(row) + slot * keys_per_block;
                 __m512 scores[vectors];
                 unroll<vectors>([&](auto v) { scores[v] = _mm512_load_ps(from + vector * v); });
-                const std::uint64_t bits = sees_all ? all_keys : seen.mask(begin + slot * keys_per_block);
-                mask(scores, bits, slot);
+                const std::uint64_t bits = sees_all ? all_keys : seen.mask(positions.block + slot * keys_per_block);
+                hide_unseen(scores, bits, slot);
                 visit(scores, bits, slot);
             }
         };
-        __m512 most = _mm512_set1_ps(result.maximum(q));
+        __m512 most = _mm512_set1_ps(std::numeric_limits<float>::lowest());
         for_each_masked([&](auto& scores, auto, Index) { most = _mm512_max_ps(most, highest(scores)); });
         const __m512 rescale = raise_maximum(q, most, result);
         const __m512 maximum = _mm512_set1_ps(result.maximum(q));

@@ -27,13 +27,12 @@ class AttentionTile<C, Avx512Dot> : public PairedAttention<C, 1> {
     /// Rows that a partial result needs for so many queries: few are computed as if they were four or eight.
     [[nodiscard]] static Index padded(Index queries) { return queries <= 4 ? 4 : std::max(queries, Index{most_few}); }
 
-    /// Elements of scratch memory that a worker needs, a whole number of cache lines.
-    [[nodiscard]] static Index scratch_size(const Shape& shape) {
-        return Base::scratch_size(shape, padded(tokens_per_tile * shape.group()));
+    /// Elements of scratch memory that a worker needs for so many tokens, a whole number of cache lines.
+    [[nodiscard]] static Index scratch_size(const Shape& shape, Index tokens) {
+        return Base::scratch_size(shape, padded(tokens * shape.group()));
     }
 
-    AttentionTile(float* scratch, const HeadQueries& place)
-        : Base(scratch, place, padded(tokens_per_tile * place.shape.group()), padded(place.count())) {}
+    AttentionTile(float* scratch, const HeadQueries& place) : Base(scratch, place, padded(place.count())) {}
 
     void run(std::span<const KeyValueRun<C>> runs, Index first, Index last, PartialAttention<float> result) {
         for_blocks(runs, first, last, result, [&](const Positions& positions) {
@@ -50,8 +49,8 @@ class AttentionTile<C, Avx512Dot> : public PairedAttention<C, 1> {
     using Base = PairedAttention<C, 1>;
     using Base::count_;
     using Base::for_blocks;
+    using Base::hide_unseen;
     using Base::highest;
-    using Base::mask;
     using Base::pairs_;
     using Base::queries_;
     using Base::raise_maximum;
@@ -80,7 +79,7 @@ class AttentionTile<C, Avx512Dot> : public PairedAttention<C, 1> {
         pairs_.find_keys(positions);
         pairs_.pair_keys(false, 0);
         pairs_.find_values(positions);
-        pairs_.pair_values(false, 0);
+        pairs_.pair_values(0);
         rows_from<rows_together>(0, positions.block, result);
     }
 
@@ -146,7 +145,7 @@ class AttentionTile<C, Avx512Dot> : public PairedAttention<C, 1> {
                        bfloat16* weights) {
         __m512 masked[vectors];
         unroll<vectors>([&](auto v) { masked[v] = scores[v]; });
-        mask(masked, seen, 0);
+        hide_unseen(masked, seen, 0);
         const __m512 rescale = raise_maximum(q, highest(masked), result);
         Totals totals{Vector::load_aligned(totals_.row(q)) * Vector(rescale), Vector(0.0f)};
         weigh(masked, seen, 0, _mm512_set1_ps(result.maximum(q)), totals, weights);

@@ -37,12 +37,16 @@ class KeyValuePairs {
     static constexpr bool has_scales = std::same_as<C, Q8>;
     static constexpr Index columns_at_once = 32;
 
-    /// The positions first … last - 1 of a block: what the others hold counts as zeros.
+    /// The positions first … last - 1 of one block, or of several: what the others hold counts as zeros.
     struct Positions {
         std::span<const KeyValueRun<C>> runs;
         Index block;
         Index first;
         Index last;
+
+        /// The blocks that have some, by their numbers from the first on.
+        [[nodiscard]] Index first_slot() const { return (first - block) / keys_per_block; }
+        [[nodiscard]] Index end_slot() const { return divide_up(last - block, keys_per_block); }
     };
 
     /// Keys or values in memory, width elements each.
@@ -94,13 +98,13 @@ class KeyValuePairs {
     /// Of keys_per_block * width elements of the cache, free until keys are looked up.
     [[nodiscard]] float* free_memory() const { return reinterpret_cast<float*>(gathered_.data()); }
 
-    /// Rearranges all keys of the block that were looked up, or values. Where it is to fetch, the next block's memory
-    /// is asked for meanwhile.
+    /// Rearranges all keys of the block that were looked up, or values, as the pairs of block `slot`. Where it is to
+    /// fetch, the next block's memory is asked for meanwhile.
     void pair_keys(bool fetches, Index slot) {
         pair_keys<keys_per_block>(0, fetches ? key_side_.next : nullptr, keys_.row(slot * width_ / 2));
     }
-    void pair_values(bool fetches, Index slot) {
-        const std::byte* ahead = fetches ? value_side_.next : nullptr;
+    void pair_values(Index slot) {
+        const std::byte* ahead = nullptr;
         for (Index key = 0; key < keys_per_block; key += 2)
             for (Index column = 0; column < width_; column += columns_at_once)
                 interleave_values(key, column, values_.row((slot * keys_per_block + key) / 2) + column, ahead);

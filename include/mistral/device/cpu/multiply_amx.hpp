@@ -7,6 +7,7 @@
 #include <mistral/device/cpu/amx_row_block.hpp>
 #include <mistral/device/cpu/amx_tokens.hpp>
 #include <mistral/device/cpu/amx_weights.hpp>
+#include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/cpu/tasks.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
 #include <mistral/device/device.hpp>
@@ -30,8 +31,10 @@ class AmxBlock {
   public:
     static constexpr Index most_tokens = 512;
     static constexpr Index most_outputs = 512;
-    /// Elements of 32 bits of scratch memory that a worker needs.
-    static constexpr Index scratch_size = amx_steps_at_once * 2 * amx_tile + most_tokens * most_outputs;
+    /// Elements of 32 bits of scratch memory that a worker needs for so many tokens.
+    [[nodiscard]] static Index scratch_size(Index tokens) {
+        return amx_steps_at_once * 2 * amx_tile + round_up(std::min(tokens, most_tokens), amx_rows) * most_outputs;
+    }
 
     AmxBlock(const Matrix& weights, const AmxTokens& tokens, const bfloat16* x, MatrixView<float> out, Update update,
              std::uint32_t* scratch)
@@ -42,8 +45,8 @@ class AmxBlock {
           unpacked_(scratch),
           sums_(reinterpret_cast<float*>(scratch + amx_steps_at_once * 2 * amx_tile)) {}
 
-    /// Some steps of all outputs and tokens after the other, with the sums in memory between them. `first_output` and
-    /// `first_token` begin a tile.
+    /// Goes through all outputs and tokens with some steps, then with the next, and keeps the sums in memory meanwhile.
+    /// `first_output` and `first_token` begin a tile.
     void run(Index first_output, Index last_output, Index first_token, Index last_token) const {
         assert(last_output - first_output <= most_outputs && last_token - first_token <= most_tokens);
         const AmxRegisters registers(amx_rows);
@@ -53,12 +56,12 @@ class AmxBlock {
             for (Index output = first_output; output < last_output; output += amx_outputs) {
                 const Stretch stretch{step, steps_from(step), output};
                 const bool is_last = output + amx_outputs >= last_output;
-                AmxFetch next = is_last ? fetch(step + amx_steps_at_once, first_output, last_tile - first_tile)
-                                        : fetch(step, output + amx_outputs, last_tile - first_tile);
+                AmxFetch ahead = is_last ? fetch(step + amx_steps_at_once, first_output, last_tile - first_tile)
+                                         : fetch(step, output + amx_outputs, last_tile - first_tile);
                 unpack_for_amx(weights_, output, step, step + stretch.steps, unpacked_);
                 Index tile = first_tile;
-                for (; tile + 2 <= last_tile; tile += 2) sums = add_steps<2>(stretch, tile, sums, next);
-                if (tile < last_tile) sums = add_steps<1>(stretch, tile, sums, next);
+                for (; tile + 2 <= last_tile; tile += 2) sums = add_steps<2>(stretch, tile, sums, ahead);
+                if (tile < last_tile) sums = add_steps<1>(stretch, tile, sums, ahead);
             }
         }
     }
@@ -80,17 +83,17 @@ class AmxBlock {
     /// Adds a stretch to the sums of one or two tiles of tokens, and writes them if it is the last. Returns the sums
     /// that follow.
     template <int tiles>
-    float* add_steps(const Stretch& stretch, Index tile, float* sums, AmxFetch& weights) const {
+    float* add_steps(const Stretch& stretch, Index tile, float* sums, AmxFetch& ahead) const {
         constexpr Index two = 2 * amx_tile, lines = tiles * two / amx_columns;
         float* const next = sums + tiles * two;
-        const auto fetch = [&, lines_per_step = divide_up(lines, stretch.steps)](Index i) {
-            weights.fetch_some();
+        const auto fetch_next = [&, lines_per_step = divide_up(lines, stretch.steps)](Index i) {
+            ahead.fetch_some();
             for (Index line = i * lines_per_step; line < (i + 1) * lines_per_step; ++line)
                 prefetch_to_l1(next + line * amx_columns);
         };
         multiply_tiles<tiles, 2, AmxUse::once>(
             {x_ + tokens_.offset(tile, stretch.step), amx_inputs, AmxTokens::tile_stride, AmxTokens::tile_size},
-            {unpacked_, 16, amx_tile, two}, stretch.steps, {sums, 16, two, amx_tile}, stretch.step > 0, fetch);
+            {unpacked_, 16, amx_tile, two}, stretch.steps, {sums, 16, two, amx_tile}, stretch.step > 0, fetch_next);
         if (stretch.step + stretch.steps == tokens_.steps())
             for (Index t = 0; t < tiles; ++t)
                 for (Index part = 0; part < amx_outputs; part += amx_columns)
@@ -117,7 +120,7 @@ void multiply_by_tiles(ThreadPool& pool, MatrixView<const float> x, std::span<co
     auto frame = workspace.frame();
     bfloat16* const packed = frame.template matrix<bfloat16>(1, tokens.size()).data();
     pool.for_each(tokens.tiles(), [&](Index, Index tile) noexcept { tokens.pack(x, tile, packed); });
-    const auto scratch = frame.template matrix<std::uint32_t>(pool.threads(), Block::scratch_size);
+    const auto scratch = frame.template matrix<std::uint32_t>(pool.threads(), Block::scratch_size(x.rows()));
     const auto size = [&](const Matrix& weights) {
         return TaskSize::blocks(pool.threads(), x.rows(), Block::most_tokens, weights.rows(), Block::most_outputs,
                                 amx_outputs);

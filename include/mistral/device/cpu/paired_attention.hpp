@@ -38,6 +38,8 @@ namespace mistral::cpu {
 template <class C, Index blocks>
 class PairedAttention {
   public:
+    static constexpr Index keys_at_once = blocks * keys_per_block;
+
     /// head_dim, padded to whole cache lines of the cache's elements.
     [[nodiscard]] static Index width(const Shape& shape) { return Pairs::width(shape); }
 
@@ -74,7 +76,6 @@ class PairedAttention {
     static constexpr bool has_scales = Pairs::has_scales;
     static constexpr Index vector = 16;
     static constexpr std::size_t vectors = keys_per_block / vector;
-    static constexpr Index keys_at_once = blocks * keys_per_block;
     static constexpr std::uint64_t all_keys = ~std::uint64_t{0};
 
     /// Elements of scratch memory for so many queries, a whole number of cache lines.
@@ -82,15 +83,15 @@ class PairedAttention {
         return Pairs::scratch_size(shape) + queries * (width(shape) / 2 + vector);
     }
 
-    /// Takes scratch memory for `most_queries`, of which `queries` are computed: those of `place`, and zeros behind.
-    PairedAttention(float* scratch, const HeadQueries& place, Index most_queries, Index queries)
+    /// Computes so many queries: those of `place`, and zeros behind.
+    PairedAttention(float* scratch, const HeadQueries& place, Index queries)
         : place_(place),
           window_{place.shape.window},
           width_(width(place.shape)),
           count_(queries),
           pairs_(scratch, place),
-          queries_(reinterpret_cast<bfloat16*>(scratch + Pairs::scratch_size(place.shape)), most_queries, width_),
-          totals_(scratch + Pairs::scratch_size(place.shape) + most_queries * width_ / 2, most_queries, vector) {}
+          queries_(reinterpret_cast<bfloat16*>(scratch + Pairs::scratch_size(place.shape)), queries, width_),
+          totals_(scratch + Pairs::scratch_size(place.shape) + queries * width_ / 2, queries, vector) {}
 
     /// Calls attend(positions), of keys_at_once from a multiple of it on, for those of the positions first … last - 1
     /// that the queries see. `first` is such a multiple.
@@ -128,7 +129,7 @@ class PairedAttention {
     }
 
     /// Scores of a block, multiplied with the scales of its keys, with the lowest number where the mask is not.
-    void mask(__m512 (&scores)[vectors], std::uint64_t mask, Index slot) const {
+    void hide_unseen(__m512 (&scores)[vectors], std::uint64_t mask, Index slot) const {
         const __m512 lowest = _mm512_set1_ps(std::numeric_limits<float>::lowest());
         unroll<vectors>([&](auto v) {
             const __m512 score = has_scales ? _mm512_mul_ps(scores[v], scale(pairs_.key_side(), slot, v)) : scores[v];

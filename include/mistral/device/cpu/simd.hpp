@@ -121,7 +121,7 @@ void for_each_tile(Index token, Index last, Body&& body) {
 
 inline constexpr Index cache_line = 64;  // bytes
 
-/// Asks for the cache line of `memory`, which need not be mapped.
+/// Asks for the cache line of `memory`, which need not be mapped, as far as a core's last cache.
 inline void prefetch([[maybe_unused]] const void* memory) {
 #if defined(__GNUC__)
     __builtin_prefetch(memory, 0, 2);
@@ -129,7 +129,7 @@ inline void prefetch([[maybe_unused]] const void* memory) {
 #endif
 }
 
-/// The same, and not only as far as the core's last cache.
+/// The same, as far as its first.
 inline void prefetch_to_l1([[maybe_unused]] const void* memory) {
 #if defined(__GNUC__)
     __builtin_prefetch(memory, 0, 3);

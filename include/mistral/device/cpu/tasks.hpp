@@ -36,7 +36,7 @@ struct TaskSize {
         row_tasks = divide_up(all_rows, rows);
     }
 
-    /// Blocks of at most so many tokens and rows, for products that read rows from caches.
+    /// Blocks of at most so many tokens and rows, for products that keep a block's sums in a core's cache.
     static TaskSize blocks(Index threads, Index all_tokens, Index most_tokens, Index all_rows, Index most_rows,
                            Index row_multiple) {
         constexpr Index tasks_per_thread = 4;
@@ -44,7 +44,7 @@ struct TaskSize {
         size.tokens = most_tokens;
         size.token_tasks = divide_up(all_tokens, most_tokens);
         const Index share = divide_up(all_rows, tasks_per_thread * threads);
-        size.rows = std::min(most_rows, divide_up(share, row_multiple) * row_multiple);
+        size.rows = std::clamp(round_up(share, row_multiple), row_multiple, most_rows);
         size.row_tasks = divide_up(all_rows, size.rows);
         return size;
     }

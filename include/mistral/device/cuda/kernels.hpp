@@ -43,8 +43,9 @@ struct WeightsFor {
 };
 
 /// For S = float, half, bfloat16: sums in float of products of the weights with activations that are not rounded, in
-/// one launch for up to `most_products` weights, which may be read before what comes earlier on the stream is done. A token gives the same bits in every chunk, whatever else is
-/// multiplied, and wherever the matrices lie; fast are rows at multiples of 16 bytes.
+/// one launch for up to `most_products` weights. A token gives the same bits in every chunk, whatever else is
+/// multiplied, and wherever the matrices lie; fast are rows at multiples of 16 bytes. The weights are read before what
+/// comes earlier on the stream is done, which so must not write them; those of Q8 and Q4, below, likewise.
 template <class S>
 void multiply(cudaStream_t, MatrixView<const float> x, std::span<const WeightsFor<MatrixView<const S>>> products,
               Update);

@@ -84,7 +84,8 @@ std::array<T, warp_size> exchange(const T& value, const char* function = "exchan
     return values;
 }
 
-/// What cudaGridDependencySynchronize waits for is done already. It is noted that the thread has waited.
+/// What cudaGridDependencySynchronize waits for is done already. It is noted that the thread has waited; whether it did
+/// so before it read what others wrote is not seen.
 void wait_for_earlier_grids();
 
 /// Runs a kernel's function once for each thread of the grid. Called by one thread of the system at a time. Where the

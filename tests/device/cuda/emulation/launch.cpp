@@ -66,6 +66,17 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute
     });
 }
 
+// As if the kernel were compiled for the GPU.
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel) {
+    return call([&](State& s) {
+        if (kernel == nullptr) return cudaErrorInvalidDeviceFunction;
+        const auto& all = s.settings.attributes;
+        attributes->ptxVersion =
+            10 * all.at(cudaDevAttrComputeCapabilityMajor) + all.at(cudaDevAttrComputeCapabilityMinor);
+        return cudaSuccess;
+    });
+}
+
 // As if no kernel had more registers than the threads leave it, nor static shared memory.
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* kernel, int block_size,
                                                           std::size_t dynamic_shared_bytes) {

@@ -24,12 +24,12 @@ __device__ __forceinline__ void wait_for_previous() {
 #endif
 }
 
-/// Whether the current GPU lets kernels overlap: Hopper and later ones do.
-[[nodiscard]] inline bool kernels_overlap() {
-    int gpu = 0, major = 0;
-    MISTRAL_CUDA(cudaGetDevice(&gpu));
-    MISTRAL_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, gpu));
-    return major >= 9;
+/// Whether a kernel waits as above: not what was compiled for GPUs before Hopper, wherever it runs.
+template <class... Parameters>
+[[nodiscard]] bool may_overlap(void (*kernel)(Parameters...)) {
+    cudaFuncAttributes attributes;
+    MISTRAL_CUDA(cudaFuncGetAttributes(&attributes, kernel));
+    return attributes.ptxVersion >= 90;
 }
 
 /// Puts a kernel on a stream: `grid` blocks of `block` threads with so much dynamic shared memory each. Throws Error
@@ -46,7 +46,7 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t sh
     overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     overlap.val.programmaticStreamSerializationAllowed = 1;
     config.attrs = &overlap;
-    config.numAttrs = kernels_overlap() ? 1 : 0;
+    config.numAttrs = may_overlap(kernel) ? 1 : 0;
     constexpr std::size_t granted = 48 << 10;  // more has to be asked for
     if (shared_bytes > granted)
         MISTRAL_CUDA(
