@@ -100,6 +100,7 @@ class MistralModel {
             tokens += static_cast<Index>(chunk.tokens.size());
             wanted += chunk.logits.rows();
         }
+        if (tokens == 0) return;
         auto& workspace = chunks.front().state->workspace();
         auto frame = workspace.frame();
         const auto x = frame.template matrix<A>(tokens, config_.hidden_size);
