@@ -30,7 +30,7 @@ void multiply_panels_by_tiles(ThreadPool& pool, MatrixView<const float> x,
     using Block = AmxPanelBlock<Q, bits>;
     using Group = typename Block::Group;
     if (x.rows() <= most_tokens_without_tiles)
-        return multiply_panels<Avx512Dot, bits>(pool, x, products, update, PanelReading::amx(), workspace);
+        return multiply_panels<Avx512Dot, bits>(pool, x, products, update, PanelReading::amx<Q>(), workspace);
     assert(x.cols() > 0);
     // In as few tiles as hold them, all about equally large.
     const Index tile_tokens = divide_up(x.rows(), divide_up(x.rows(), amx_rows));

@@ -33,11 +33,14 @@ class PanelBlock {
                const PanelReading& reading)
         : weights_(weights), x_(x), out_(out), update_(update), reading_(reading) {}
 
-    /// The only token with the panels first … last - 1, of which memory may give two at the same time faster than one.
+    /// The only token with the panels first … last - 1, of which memory may give several at the same time faster.
     void run_alone(Index first, Index last) const {
-        const Index pairs = reading_.two_streams ? (last - first) / 2 : 0;
-        for (Index panel = first; panel < first + pairs; ++panel) tile<1, 2>({panel, panel + pairs}, 0, nullptr, 0);
-        for (Index panel = first + 2 * pairs; panel < last; ++panel) tile<1, 1>({panel}, 0, nullptr, 0);
+        if (reading_.streams == 4)
+            run_streams<4>(first, last);
+        else if (reading_.streams == 2)
+            run_streams<2>(first, last);
+        else
+            run_streams<1>(first, last);
     }
 
     /// The tokens in as few tiles as hold them, all about equally large.
@@ -51,6 +54,18 @@ class PanelBlock {
     using Matrix = PackedMatrix<Q>;
     using Lanes = QuadLanes<Architecture>;
     static constexpr int planes = Group::planes;
+
+    template <std::size_t streams>
+    void run_streams(Index first, Index last) const {
+        const Index each = (last - first) / static_cast<Index>(streams);
+        for (Index panel = first; panel < first + each; ++panel) {
+            std::array<Index, streams> panels;
+            for (std::size_t i = 0; i < streams; ++i) panels[i] = panel + static_cast<Index>(i) * each;
+            tile<1, streams>(panels, 0, nullptr, 0);
+        }
+        for (Index panel = first + static_cast<Index>(streams) * each; panel < last; ++panel)
+            tile<1, 1>({panel}, 0, nullptr, 0);
+    }
 
     /// Tiles of `most` tokens or one fewer, of the largest `most` that leaves none of them empty. Each fetches a part
     /// of the panel that follows; alone, what is a little ahead of it.
@@ -88,8 +103,7 @@ class PanelBlock {
             if constexpr (tokens > 1)
                 for (Index i = 0; i < lines_ahead; ++i, ahead += cache_line) prefetch(ahead);
             unroll<panels>([&](auto i) {
-                if constexpr (tokens == 1)
-                    if (reading_.fetches_alone) prefetch_ahead_of(group[i]);
+                if (reading_.fetches_beside) fetch_beside(group[i], Matrix::scale_bytes);
                 add_group<tokens, tokens * i>(group[i], x, sums);
                 group[i] += Matrix::group_bytes;
                 // Registers lack for the loads of several panels, if compilers mix them.
@@ -105,10 +119,10 @@ class PanelBlock {
         });
     }
 
-    static void prefetch_ahead_of(const std::byte* group) {
-        constexpr Index groups_ahead = 8;
-        for (Index i = 0; i < Matrix::group_bytes; i += cache_line)
-            prefetch(group + groups_ahead * Matrix::group_bytes + i);
+    /// Asks for what stands behind the bytes that are multiplied now.
+    static void fetch_beside(const std::byte* now, Index bytes) {
+        constexpr Index bytes_ahead = 2048;
+        for (Index i = 0; i < bytes; i += cache_line) prefetch(now + bytes_ahead + i);
     }
 
     /// Adds a group's products to the sums of the tokens, which begin at `first`.
@@ -132,6 +146,8 @@ class PanelBlock {
         });
         const std::byte* codes = group + Matrix::scale_bytes + first_vector * vector_bytes;
         for (std::size_t i = 0; i < group_size; i += 2 * Matrix::quad, codes += pair_bytes) {
+            if constexpr (first_vector == 0)
+                if (reading_.fetches_beside) fetch_beside(codes, pair_bytes);
             typename Lanes::Quads quads[2][vectors];
             Lanes::template load_pair<Q>(codes, quads);
             unroll<2 * tokens * planes>([&](auto j) {

@@ -23,12 +23,15 @@ inline constexpr auto unsigned_q4_levels = [] {
 
 /// How memory gives panels the fastest, which differs between processors.
 struct PanelReading {
-    bool two_streams;    ///< two panels at the same time, for one token
-    bool fetches_ahead;  ///< for the few tokens of one tile: hardware alone is slower
-    bool fetches_alone;  ///< for one token
+    int streams;          ///< so many panels at the same time, for one token: 1, 2 or 4
+    bool fetches_ahead;   ///< some groups ahead, for the few tokens of one tile: hardware alone is slower
+    bool fetches_beside;  ///< each line shortly before it is wanted, evenly, as long as few tokens leave time for it
 
-    /// For processors that have AMX.
-    static constexpr PanelReading amx() { return {.two_streams = true, .fetches_ahead = true, .fetches_alone = true}; }
+    /// For processors that have AMX, and few tokens.
+    template <QuantizedScalar Q>
+    static constexpr PanelReading amx() {
+        return {.streams = std::same_as<Q, Q4> ? 4 : 2, .fetches_ahead = false, .fetches_beside = true};
+    }
 };
 
 /// The 32 rows of a panel as vectors of integers, and what is done with them: the primitives of quantised products that
@@ -45,7 +48,7 @@ struct QuadLanes {
     }
     static constexpr std::size_t vectors_at_once(int) { return vectors; }  // by tokens
     template <QuantizedScalar Q>
-    static constexpr PanelReading reading{.two_streams = false, .fetches_ahead = false, .fetches_alone = false};
+    static constexpr PanelReading reading{.streams = 1, .fetches_ahead = false, .fetches_beside = false};
     struct Integers {
         std::array<std::int32_t, 32> lanes;
     };
@@ -111,7 +114,7 @@ struct QuadLanes<Avx512Dot> {
     static constexpr std::size_t vectors_at_once(int) { return vectors; }
     template <QuantizedScalar Q>  // two streams where there is little to read between two sums
     static constexpr PanelReading reading{
-        .two_streams = std::same_as<Q, Q4>, .fetches_ahead = std::same_as<Q, Q4>, .fetches_alone = false};
+        .streams = std::same_as<Q, Q4> ? 2 : 1, .fetches_ahead = std::same_as<Q, Q4>, .fetches_beside = false};
     using Integers = __m512i;
     using Floats = __m512;
     using Quads = __m512i;
@@ -174,8 +177,7 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
         return tokens <= 2 ? vectors : tokens <= 4 ? 2 : 1;
     }
     template <QuantizedScalar Q>
-    static constexpr PanelReading reading{
-        .two_streams = true, .fetches_ahead = std::same_as<Q, Q4>, .fetches_alone = false};
+    static constexpr PanelReading reading{.streams = 2, .fetches_ahead = std::same_as<Q, Q4>, .fetches_beside = false};
     using Integers = __m256i;
     using Floats = __m256;
     using Quads = __m256i;
