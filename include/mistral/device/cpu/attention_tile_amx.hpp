@@ -77,8 +77,6 @@ class AttentionTile<C, Amx> : public PairedAttention<C, amx_blocks_at_once> {
     using Base::pairs_;
     using Base::place_;
     using Base::queries_;
-    using Base::raise_maximum;
-    using Base::totals_;
     using Base::vector;
     using Base::vectors;
     using Base::visible;
@@ -213,8 +211,9 @@ class AttentionTile<C, Amx> : public PairedAttention<C, amx_blocks_at_once> {
     template <bool sees_all>
     float exponentiate_row(Index q, Index row, Visible seen, const Positions& positions,
                            PartialAttention<float> result) {
+        const Index first = positions.first_slot(), end = positions.end_slot();
         const auto for_each_masked = [&](auto visit) {
-            for (Index slot = positions.first_slot(); slot < positions.end_slot(); ++slot) {
+            for (Index slot = first; slot < end; ++slot) {
                 const float* from = scores_.row(row) + slot * keys_per_block;
                 __m512 scores[vectors];
                 unroll<vectors>([&](auto v) { scores[v] = _mm512_load_ps(from + vector * v); });
@@ -225,14 +224,11 @@ class AttentionTile<C, Amx> : public PairedAttention<C, amx_blocks_at_once> {
         };
         __m512 most = _mm512_set1_ps(std::numeric_limits<float>::lowest());
         for_each_masked([&](auto& scores, auto, Index) { most = _mm512_max_ps(most, highest(scores)); });
-        const __m512 rescale = raise_maximum(q, most, result);
-        const __m512 maximum = _mm512_set1_ps(result.maximum(q));
-        Totals totals{Vector::load_aligned(totals_.row(q)) * Vector(rescale), Vector(0.0f)};
-        for_each_masked([&](auto& scores, std::uint64_t bits, Index slot) {
-            weigh(scores, bits, slot, maximum, totals, weights_.row(row) + slot * keys_per_block);
+        return Base::exponentiate(q, most, result, [&](__m512 maximum, Totals& totals) {
+            for_each_masked([&](auto& scores, std::uint64_t bits, Index slot) {
+                weigh(scores, bits, slot, maximum, totals, weights_.row(row) + slot * keys_per_block);
+            });
         });
-        (totals[0] + totals[1]).store_aligned(totals_.row(q));
-        return _mm512_cvtss_f32(rescale);
     }
 
     MatrixView<float> scores_;      // [queries at once, keys at once]

@@ -53,8 +53,6 @@ class AttentionTile<C, Avx512Dot> : public PairedAttention<C, 1> {
     using Base::highest;
     using Base::pairs_;
     using Base::queries_;
-    using Base::raise_maximum;
-    using Base::totals_;
     using Base::vector;
     using Base::vectors;
     using Base::visible;
@@ -146,11 +144,9 @@ class AttentionTile<C, Avx512Dot> : public PairedAttention<C, 1> {
         __m512 masked[vectors];
         unroll<vectors>([&](auto v) { masked[v] = scores[v]; });
         hide_unseen(masked, seen, 0);
-        const __m512 rescale = raise_maximum(q, highest(masked), result);
-        Totals totals{Vector::load_aligned(totals_.row(q)) * Vector(rescale), Vector(0.0f)};
-        weigh(masked, seen, 0, _mm512_set1_ps(result.maximum(q)), totals, weights);
-        (totals[0] + totals[1]).store_aligned(totals_.row(q));
-        return _mm512_cvtss_f32(rescale);
+        return Base::exponentiate(q, highest(masked), result, [&](__m512 maximum, Totals& totals) {
+            weigh(masked, seen, 0, maximum, totals, weights);
+        });
     }
 
     /// Calls body(column, number of vectors) for `most` vectors of columns at a time, and for the half of it where only

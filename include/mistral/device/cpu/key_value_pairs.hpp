@@ -84,9 +84,11 @@ class KeyValuePairs {
     void find_keys(const Positions& positions) { find(positions, &KeyValueRun<C>::keys, key_side_); }
     void find_values(const Positions& positions) { find(positions, &KeyValueRun<C>::values, value_side_); }
     /// Looks up a block's scales, where there are any.
-    void find_scales(const Positions& positions) {
-        find_scales(positions, &KeyValueRun<C>::keys, key_side_);
-        find_scales(positions, &KeyValueRun<C>::values, value_side_);
+    void find_scales([[maybe_unused]] const Positions& positions) {
+        if constexpr (has_scales) {
+            find_scales(positions, &KeyValueRun<C>::keys, key_side_);
+            find_scales(positions, &KeyValueRun<C>::values, value_side_);
+        }
     }
     [[nodiscard]] const Side& key_side() const { return key_side_; }
     [[nodiscard]] const Side& value_side() const { return value_side_; }
@@ -157,15 +159,11 @@ class KeyValuePairs {
                 body(p - positions.block, run.*memory + place_.offset(run, p));
     }
 
-    void find_scales([[maybe_unused]] const Positions& positions,
-                     [[maybe_unused]] const Element* KeyValueRun<C>::*memory, [[maybe_unused]] Side& side) const {
-        if constexpr (has_scales) {
-            float* const scales = side.scales.data() + positions.block % (blocks * keys_per_block);
-            std::fill_n(scales, keys_per_block, 0.0f);
-            for_each_row(positions, memory, [&](Index i, const Element* row) {
-                scales[i] = CachedRow<C>::scale(row, place_.shape.head_dim);
-            });
-        }
+    void find_scales(const Positions& positions, const Element* KeyValueRun<C>::*memory, Side& side) const {
+        float* const scales = side.scales.data() + positions.block % (blocks * keys_per_block);
+        std::fill_n(scales, keys_per_block, 0.0f);
+        for_each_row(positions, memory,
+                     [&](Index i, const Element* row) { scales[i] = CachedRow<C>::scale(row, place_.shape.head_dim); });
     }
 
     /// The block's keys or values where they are, if all of them are there and are whole cache lines; otherwise

@@ -76,8 +76,8 @@ class AmxBlock {
 
     /// For the weights of another stretch, while so many tiles of tokens are multiplied.
     [[nodiscard]] AmxFetch fetch(Index step, Index output, Index tiles) const {
-        const Index last = std::max(step, std::min(step + amx_steps_at_once, tokens_.steps()));
-        return {pieces_of(weights_, output, step, last), divide_up(tiles, 2) * amx_steps_at_once};
+        const Index steps = std::max<Index>(0, steps_from(step));  // none behind the last
+        return {pieces_of(weights_, output, step, step + steps), divide_up(tiles, 2) * amx_steps_at_once};
     }
 
     /// Adds a stretch to the sums of one or two tiles of tokens, and writes them if it is the last. Returns the sums

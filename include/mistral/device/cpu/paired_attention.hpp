@@ -140,16 +140,21 @@ class PairedAttention {
         return _mm512_max_ps(_mm512_max_ps(scores[0], scores[1]), _mm512_max_ps(scores[2], scores[3]));
     }
 
-    /// Makes the highest of some scores the maximum of all so far. Returns what the sums so far are to be multiplied
-    /// with.
-    static __m512 raise_maximum(Index q, __m512 scores, PartialAttention<float> result) {
-        const float before = result.maximum(q), maximum = std::max(before, _mm512_reduce_max_ps(scores));
-        result.maximum(q) = maximum;
-        return exponential_of_two(_mm512_set1_ps(before - maximum));
-    }
-
     /// Sums of weights by lane: two, as each takes long to grow.
     using Totals = std::array<Vector, 2>;
+
+    /// Makes the highest of a query's scores the maximum of all so far, and calls weigh_all(maximum, totals), which
+    /// adds up their weights. Returns what the sums so far are to be multiplied with.
+    template <class WeighAll>
+    float exponentiate(Index q, __m512 scores, PartialAttention<float> result, WeighAll weigh_all) {
+        const float before = result.maximum(q), maximum = std::max(before, _mm512_reduce_max_ps(scores));
+        result.maximum(q) = maximum;
+        const __m512 rescale = exponential_of_two(_mm512_set1_ps(before - maximum));
+        Totals totals{Vector::load_aligned(totals_.row(q)) * Vector(rescale), Vector(0.0f)};
+        weigh_all(_mm512_set1_ps(maximum), totals);
+        (totals[0] + totals[1]).store_aligned(totals_.row(q));
+        return _mm512_cvtss_f32(rescale);
+    }
 
     /// Masked scores of a block -> weights 2^(score - maximum), zero where the mask is not. Adds them to the totals.
     void weigh(__m512 (&scores)[vectors], std::uint64_t mask, Index slot, __m512 maximum, Totals& totals,
