@@ -1,7 +1,7 @@
 #pragma once
 
-#include <mistral/base/error.hpp>
 #include <mistral/base/types.hpp>
+#include <mistral/generate/logits.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -33,32 +33,12 @@ struct Scores {
     }
 };
 
-/// Throws Error for a NaN or +infinity among the logits, and where all are -infinity; returns the largest.
-/// `what` says in the message which logits they are.
-template <class A>
-A largest_logit(std::span<const A> logits, const char* what = "the model's logits") {
-    A largest = -std::numeric_limits<A>::infinity();
-    bool valid = true;
-    for (const A logit : logits) {
-        valid &= logit <= std::numeric_limits<A>::max();
-        largest = std::max(largest, logit);
-    }
-    if (!valid) {
-        const auto bad = std::find_if(logits.begin(), logits.end(),
-                                      [](A logit) { return !(logit <= std::numeric_limits<A>::max()); });
-        fail(what, ": token ", bad - logits.begin(), " has ", *bad, ", expected a number or -infinity");
-    }
-    require(largest > -std::numeric_limits<A>::infinity(), what, ": all are -infinity, expected one that is not");
-    return largest;
-}
-
-/// ln Σ exp(logit), the number that turns logits into log-probabilities by subtraction. Throws Error as above.
+/// ln Σ exp(logit), the number that turns logits into log-probabilities by subtraction. Throws Error for a NaN or
+/// +infinity among the logits, and where all are -infinity.
 template <class A>
 [[nodiscard]] double log_sum_exp(std::span<const A> logits) {
-    const auto largest = static_cast<double>(largest_logit(logits));
-    double sum = 0;
-    for (const A logit : logits) sum += std::exp(static_cast<double>(logit) - largest);
-    return largest + std::log(sum);
+    const A largest = largest_logit(logits);
+    return static_cast<double>(largest) + std::log(sum_of_exponentials(logits, largest, 1));
 }
 
 /// ln p(token). Throws Error as above.
@@ -68,15 +48,17 @@ template <class A>
 }
 
 /// Adds `next` to a heap of the `count` best elements so far, with the worst of them in front, unless it is worse.
+/// Returns whether there are so many now.
 template <class T, class Better>
-void keep_best(std::vector<T>& heap, const T& next, Index count, Better better) {
+bool keep_best(std::vector<T>& heap, const T& next, Index count, Better better) {
     if (static_cast<Index>(heap.size()) == count) {
-        if (!better(next, heap.front())) return;
+        if (!better(next, heap.front())) return true;
         std::pop_heap(heap.begin(), heap.end(), better);
         heap.pop_back();
     }
     heap.push_back(next);
     std::push_heap(heap.begin(), heap.end(), better);
+    return static_cast<Index>(heap.size()) == count;
 }
 
 /// Fills `best` with the `count` most likely tokens, the most likely first, equal ones in the order of their ids, and
@@ -88,8 +70,12 @@ void most_likely(std::span<const A> logits, double log_sum, Index count, std::ve
     };
     best.clear();
     if (count == 0) return;
-    for (std::size_t i = 0; i < logits.size(); ++i)
-        keep_best(best, {static_cast<Token>(i), static_cast<double>(logits[i]) - log_sum}, count, more_likely);
+    A least = -std::numeric_limits<A>::infinity();
+    for_each_at_least(logits, least, [&](std::size_t i) {
+        if (keep_best(best, {static_cast<Token>(i), static_cast<double>(logits[i]) - log_sum}, count, more_likely))
+            least = logits[static_cast<std::size_t>(best.front().token)];
+        return least;
+    });
     std::sort_heap(best.begin(), best.end(), more_likely);
 }
 

@@ -3,11 +3,13 @@
 #include <mistral/base/error.hpp>
 #include <mistral/base/types.hpp>
 #include <mistral/generate/log_probability.hpp>
+#include <mistral/generate/logits.hpp>
 #include <mistral/generate/options.hpp>
 #include <mistral/generate/random.hpp>
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <limits>
 #include <span>
 #include <utility>
@@ -47,7 +49,14 @@ class Sampler {
                                                              std::span<const Token> recent = {}) {
         const float largest = adjust(logits, recent);
         if (options_.temperature == 0) return {{most_likely_token(largest), 1.0}};
-        const double mass = keep(largest);
+        double mass = 0;
+        if (cuts()) {
+            mass = keep(largest);
+        } else {
+            mass = weigh_all(largest);
+            kept_.clear();
+            for (std::size_t i = 0; i < weights_.size(); ++i) kept_.push_back({static_cast<Token>(i), weights_[i]});
+        }
         for (TokenProbability& kept : kept_) kept.probability /= mass;
         return kept_;
     }
@@ -67,11 +76,21 @@ class Sampler {
     Token sample_from(std::span<const A> logits, std::span<const Token> recent) {
         const float largest = adjust(logits, recent);
         if (options_.temperature == 0) return most_likely_token(largest);
-        const double target = keep(largest) * random_.uniform();
-        double before = 0;
-        for (const TokenProbability& kept : kept_)
-            if ((before += kept.probability) > target) return kept.token;
-        return kept_.front().token;  // not reached: the sum of all is larger than the target
+        if (cuts()) {
+            const double target = keep(largest) * random_.uniform();
+            const auto drawn = draw(kept_, target, [](const TokenProbability& kept) { return kept.probability; });
+            return drawn != kept_.end() ? drawn->token : kept_.front().token;
+        }
+        const double target = weigh_all(largest) * random_.uniform();
+        const auto drawn = draw(weights_, target, [](double weight) { return weight; });
+        return drawn != weights_.end() ? static_cast<Token>(drawn - weights_.begin()) : most_likely_token(largest);
+    }
+
+    /// The first element with which the sum of weights exceeds the target; one does, unless sums were rounded apart.
+    template <class T, class Weight>
+    static auto draw(const std::vector<T>& from, double target, Weight weight) {
+        double sum = 0;
+        return std::find_if(from.begin(), from.end(), [&](const T& next) { return (sum += weight(next)) > target; });
     }
 
     /// Copies the logits, applies penalty and hook, and returns the largest.
@@ -94,7 +113,12 @@ class Sampler {
     }
 
     Token most_likely_token(float largest) const {
-        return static_cast<Token>(std::find(logits_.begin(), logits_.end(), largest) - logits_.begin());
+        Token first = 0;
+        for_each_at_least(all_logits(), largest, [&](std::size_t i) {
+            first = static_cast<Token>(i);
+            return std::numeric_limits<float>::infinity();  // enough
+        });
+        return first;
     }
 
     /// exp((logit - largest) / temperature), which is 1 for the most likely token. In double, so that the smallest
@@ -104,21 +128,29 @@ class Sampler {
                         static_cast<double>(options_.temperature));
     }
 
+    [[nodiscard]] bool has_top_k() const {
+        return options_.top_k > 0 && options_.top_k < static_cast<Index>(logits_.size());
+    }
+    /// Whether a step may leave less than all tokens.
+    [[nodiscard]] bool cuts() const { return has_top_k() || options_.top_p < 1 || options_.min_p > 0; }
+
+    /// Fills weights_; returns their sum.
+    double weigh_all(float largest) {
+        weights_.resize(logits_.size());
+        return sum_of_exponentials(all_logits(), largest, static_cast<double>(options_.temperature), weights_.data());
+    }
+
     /// Fills kept_ with the tokens that top-k, top-p and min-p leave and their weights; returns the sum of these. All
     /// three keep a head of the sorted vocabulary, which is short as a rule, so no more than that is sorted.
     double keep(float largest) {
         kept_.clear();
         kept_.reserve(logits_.size());
-        const bool top_k = options_.top_k > 0 && options_.top_k < static_cast<Index>(logits_.size());
-        if (!top_k && options_.top_p == 1 && options_.min_p == 0) {
-            for (std::size_t i = 0; i < logits_.size(); ++i)
-                kept_.push_back({static_cast<Token>(i), weight(logits_[i], largest)});
-            return sum_of_kept();
-        }
-        if (top_k) keep_top_k(largest);
+        if (has_top_k()) keep_top_k(largest);
         double mass = 0;  // which top-p takes its share of
-        if (options_.top_p < 1) mass = top_k ? sum_of_kept() : sum_of_all(largest);
-        if (!top_k) find_candidates(mass, largest);
+        if (options_.top_p < 1)
+            mass = has_top_k() ? sum_of_kept()
+                               : sum_of_exponentials(all_logits(), largest, static_cast<double>(options_.temperature));
+        if (!has_top_k()) find_candidates(mass, largest);
         return keep_head(mass, largest);
     }
 
@@ -127,8 +159,12 @@ class Sampler {
         const auto better = [](const Candidate& a, const Candidate& b) { return b < a; };
         candidates_.clear();
         candidates_.reserve(logits_.size());
-        for (std::size_t i = 0; i < logits_.size(); ++i)
-            keep_best(candidates_, {logits_[i], static_cast<Token>(i)}, options_.top_k, better);
+        float least = -std::numeric_limits<float>::infinity();
+        for_each_at_least(all_logits(), least, [&](std::size_t i) {
+            if (keep_best(candidates_, {logits_[i], static_cast<Token>(i)}, options_.top_k, better))
+                least = candidates_.front().logit;
+            return least;
+        });
         std::sort_heap(candidates_.begin(), candidates_.end(), better);
         for (const Candidate& candidate : candidates_)
             kept_.push_back({candidate.token, weight(candidate.logit, largest)});
@@ -138,15 +174,21 @@ class Sampler {
     /// A heap, the most likely in front, of all tokens that top-p and min-p may keep. Those with less than the fraction
     /// (1 - p) / vocab_size of the mass have together less than 1 - p, so they come after the p that is kept.
     void find_candidates(double mass, float largest) {
+        constexpr float infinity = std::numeric_limits<float>::infinity();
+        constexpr float lowest = std::numeric_limits<float>::lowest();
         const double share = (1 - static_cast<double>(options_.top_p)) * mass / static_cast<double>(logits_.size());
         const double least_weight = std::max(share, static_cast<double>(options_.min_p)) * (1 - 1e-9);
         const double least_logit =
             static_cast<double>(largest) + static_cast<double>(options_.temperature) * std::log(least_weight);
+        // Rounded to float, it may be the next one above.
+        const float rounded = static_cast<float>(std::max(least_logit, static_cast<double>(lowest)));
+        const float least = std::max(std::nextafter(rounded, -infinity), lowest);
         candidates_.clear();
         candidates_.reserve(logits_.size());
-        for (std::size_t i = 0; i < logits_.size(); ++i)
-            if (static_cast<double>(logits_[i]) >= least_logit)
-                candidates_.push_back({logits_[i], static_cast<Token>(i)});
+        for_each_at_least(all_logits(), least, [&](std::size_t i) {
+            candidates_.push_back({logits_[i], static_cast<Token>(i)});
+            return least;
+        });
         std::make_heap(candidates_.begin(), candidates_.end());
     }
 
@@ -174,21 +216,18 @@ class Sampler {
         return true;
     }
 
-    double sum_of_all(float largest) const {
-        double sum = 0;
-        for (const float logit : logits_) sum += weight(logit, largest);
-        return sum;
-    }
-
     double sum_of_kept() const {
         double sum = 0;
         for (const TokenProbability& kept : kept_) sum += kept.probability;
         return sum;
     }
 
+    [[nodiscard]] std::span<const float> all_logits() const { return logits_; }
+
     GenerateOptions options_;
     Random random_;
     std::vector<float> logits_;           // [vocab_size] after penalty and hook
+    std::vector<double> weights_;         // [vocab_size] where no step cuts any off
     std::vector<Candidate> candidates_;   // a heap of what is not kept yet
     std::vector<TokenProbability> kept_;  // with weights until they are divided by their sum
 };
