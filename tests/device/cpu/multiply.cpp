@@ -91,6 +91,33 @@ TEST_CASE("so do those of bfloat16 without tiles" * doctest::skip(!has_tiles()))
     check_products<bfloat16, NativeInstructionSet>(shapes, {.threads = 2, .amx = false});
 }
 
+TEST_CASE_TEMPLATE("who fetches weights changes no bit of the products", Architecture, MISTRAL_TEST_ARCHITECTURES) {
+    const auto check = [](auto scalar) {
+        using S = decltype(scalar);
+        constexpr Index outputs = 61, inputs = 300;
+        std::mt19937 random(13);
+        const Numbers<S> weights(outputs * inputs, random);
+        for (const Index tokens : {1, 2, 3, 4, 5, 6, 7, 12, 13, 30}) {
+            CAPTURE(tokens);
+            const Numbers<float> x(tokens * inputs, random);
+            const auto multiply = [&](Prefetching prefetching) {
+                ThreadPool pool(2);
+                CpuBase::Workspace workspace;
+                std::vector<float> out(static_cast<std::size_t>(tokens * outputs), NAN);
+                const Product product{HostMatrix<S>{{weights.values.data(), outputs, inputs}, nullptr},
+                                      MatrixView<float>(out.data(), tokens, outputs)};
+                cpu::multiply<Architecture, S>(pool, {x.values.data(), tokens, inputs}, std::span(&product, 1),
+                                               Update::assign, prefetching, workspace);
+                return out;
+            };
+            CHECK(multiply(Prefetching::hardware) == multiply(Prefetching::software));
+        }
+    };
+    check(float{});
+    check(half{});
+    check(bfloat16{});
+}
+
 TEST_CASE("assigning forgets what stood there") {
     const Cpu device(1);
     Cpu::Workspace workspace;

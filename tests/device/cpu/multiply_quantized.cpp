@@ -52,11 +52,12 @@ void check_products(double precision) {
             std::copy_n(weights.data() + row * inputs, inputs, to);
         });
         const auto x = random_numbers(tokens * inputs, random);
-        const auto multiply = [&](ThreadPool& threads, Index first, Index count) {
+        const auto multiply = [&](ThreadPool& threads, Index first, Index count,
+                                  Prefetching prefetching = prefetching_of_processor()) {
             std::vector<float> out(static_cast<std::size_t>(count * outputs), 1.0f);
             const std::array products{Product{matrix, MatrixView<float>(out.data(), count, outputs)}};
             cpu::multiply<Architecture, bits, Q>(threads, {x.data() + first * inputs, count, inputs}, products,
-                                                 Update::add, workspace);
+                                                 Update::add, prefetching, workspace);
             return out;
         };
         const auto out = multiply(pool, 0, tokens);
@@ -83,6 +84,10 @@ void check_products(double precision) {
             const auto alone = multiply(pool, t, 1);
             CHECK(std::memcmp(alone.data(), out.data() + t * outputs, alone.size() * sizeof(float)) == 0);
         }
+        for (const auto prefetching : {Prefetching::hardware, Prefetching::software})
+            for (const Index count : {Index{1}, tokens})
+                CHECK(multiply(pool, 0, count, prefetching) ==
+                      std::vector<float>(out.begin(), out.begin() + count * outputs));
         for (const Index threads : {1, 3, 8}) {
             ThreadPool other(threads);
             CHECK(multiply(other, 0, tokens) == out);
@@ -106,7 +111,8 @@ void check_spoilt(float odd) {
         const auto tokens = static_cast<Index>(x.size()) / inputs;
         std::vector<float> out(static_cast<std::size_t>(tokens * outputs));
         const std::array products{Product{matrix, MatrixView<float>(out.data(), tokens, outputs)}};
-        cpu::multiply<Architecture, bits, Q>(pool, {x.data(), tokens, inputs}, products, Update::assign, workspace);
+        cpu::multiply<Architecture, bits, Q>(pool, {x.data(), tokens, inputs}, products, Update::assign,
+                                             prefetching_of_processor(), workspace);
         return out;
     };
     const auto plain = random_numbers(3 * inputs, random);

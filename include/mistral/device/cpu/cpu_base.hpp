@@ -7,6 +7,7 @@
 #include <mistral/base/workspace.hpp>
 #include <mistral/device/cpu/amx.hpp>
 #include <mistral/device/cpu/packed_matrix.hpp>
+#include <mistral/device/cpu/prefetching.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
 #include <mistral/device/device.hpp>
 
@@ -75,7 +76,8 @@ class CpuBase {
     explicit CpuBase(const CpuOptions& options)
         : pool_(make_pool(options)),
           activation_precision_(options.activation_precision),
-          may_use_amx_(options.amx && cpu::amx_is_available()) {}
+          may_use_amx_(options.amx && cpu::amx_is_available()),
+          prefetching_(prefetching_of_processor()) {}
 
     [[nodiscard]] Index threads() const { return pool_->threads(); }
 
@@ -149,6 +151,7 @@ class CpuBase {
     [[nodiscard]] ThreadPool& pool() const { return *pool_; }
     [[nodiscard]] ActivationPrecision activation_precision() const { return activation_precision_; }
     [[nodiscard]] bool may_use_amx() const { return may_use_amx_; }
+    [[nodiscard]] Prefetching prefetching() const { return prefetching_; }
 
   private:
     static std::shared_ptr<ThreadPool> make_pool(const CpuOptions& options) {
@@ -160,6 +163,7 @@ class CpuBase {
     std::shared_ptr<ThreadPool> pool_;
     ActivationPrecision activation_precision_;
     bool may_use_amx_;
+    Prefetching prefetching_;
 };
 
 }  // namespace mistral

@@ -23,16 +23,11 @@ struct DotTile {
         unroll<rows * tokens>([this](auto i) { sums[i / tokens][i % tokens] = Vector(Activation<S>(0)); });
     }
 
-    /// With every step, asks for the `lines_ahead` cache lines that follow in `ahead`.
-    void accumulate(const S* weights, Index weight_stride, const Packed* x, Index x_stride, Index steps,
-                    const std::byte* ahead, int lines_ahead) {
-        if (lines_ahead == 0) {  // a loop without a branch for it
-            for (Index step = 0; step < steps; ++step, weights += Lanes::step, x += Lanes::step)
-                add(weights, weight_stride, x, x_stride);
-            return;
-        }
+    /// Calls fetch(weights of the first row) before every step.
+    template <class Fetch>
+    void accumulate(const S* weights, Index weight_stride, const Packed* x, Index x_stride, Index steps, Fetch fetch) {
         for (Index step = 0; step < steps; ++step, weights += Lanes::step, x += Lanes::step) {
-            for (int i = 0; i < lines_ahead; ++i, ahead += cache_line) prefetch(ahead);
+            fetch(weights);
             add(weights, weight_stride, x, x_stride);
         }
     }

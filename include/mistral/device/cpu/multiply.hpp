@@ -4,6 +4,7 @@
 #include <mistral/base/matrix_view.hpp>
 #include <mistral/base/rounding.hpp>
 #include <mistral/device/cpu/dot_tile.hpp>
+#include <mistral/device/cpu/prefetching.hpp>
 #include <mistral/device/cpu/row_block.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/cpu/tasks.hpp>
@@ -24,7 +25,8 @@ namespace mistral::cpu {
 /// x [tokens, inputs], of each product the weights [outputs, inputs] -> out [tokens, outputs].
 template <class Architecture, class S, class Workspace>
 void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x,
-              std::span<const Product<HostMatrix<S>, Activation<S>>> products, Update update, Workspace& workspace) {
+              std::span<const Product<HostMatrix<S>, Activation<S>>> products, Update update, Prefetching prefetching,
+              Workspace& workspace) {
     using Packed = typename WeightLanes<S, Architecture>::Packed;
     constexpr Index tokens_to_pack = 16;
     constexpr Index row_padding = 64 / sizeof(Packed);  // rows a power of two apart would share few lines of a cache
@@ -47,7 +49,7 @@ void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x,
     for_each_product_task(
         pool, products, size, [&](const auto& product, Index, Index row, Index token, const TaskSize& task) {
             assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
-            RowBlock<S, Architecture>(product.weights.view, packed, product.out, update)
+            RowBlock<S, Architecture>(product.weights.view, packed, product.out, update, prefetching)
                 .run(row, std::min(product.weights.rows(), row + task.rows), token,
                      std::min(x.rows(), token + task.tokens));
         });
@@ -56,7 +58,7 @@ void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x,
 /// The same in double precision through Eigen: the library's own reference, without a kernel of ours.
 template <class Architecture, std::same_as<double> S, class Workspace>
 void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x,
-              std::span<const Product<HostMatrix<S>, Activation<S>>> products, Update update, Workspace&) {
+              std::span<const Product<HostMatrix<S>, Activation<S>>> products, Update update, Prefetching, Workspace&) {
     using Row = Eigen::Map<const Eigen::VectorXd>;
     pool.for_each(x.rows(), [&](Index, Index t) noexcept {
         for (const auto& [weights, out] : products)

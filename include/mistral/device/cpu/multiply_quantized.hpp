@@ -3,6 +3,7 @@
 #include <mistral/base/matrix_view.hpp>
 #include <mistral/device/cpu/packed_matrix.hpp>
 #include <mistral/device/cpu/panel_block.hpp>
+#include <mistral/device/cpu/prefetching.hpp>
 #include <mistral/device/cpu/quad_lanes.hpp>
 #include <mistral/device/cpu/tasks.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
@@ -65,8 +66,8 @@ void multiply_panels(ThreadPool& pool, MatrixView<const float> x,
 
 template <class Architecture, int bits, QuantizedScalar Q, class Workspace>
 void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Product<PackedMatrix<Q>, float>> products,
-              Update update, Workspace& workspace) {
-    constexpr PanelReading reading = QuadLanes<Architecture>::template reading<Q>;
+              Update update, Prefetching prefetching, Workspace& workspace) {
+    const PanelReading reading = QuadLanes<Architecture>::template reading<Q>(prefetching);
     multiply_panels<Architecture, bits>(pool, x, products, update, reading, workspace);
 }
 

@@ -103,7 +103,7 @@ class PanelBlock {
             if constexpr (tokens > 1)
                 for (Index i = 0; i < lines_ahead; ++i, ahead += cache_line) prefetch(ahead);
             unroll<panels>([&](auto i) {
-                if (reading_.fetches_beside) fetch_beside(group[i], Matrix::scale_bytes);
+                if (tokens == 1 && reading_.fetches_beside) fetch_beside(group[i], Matrix::scale_bytes);
                 add_group<tokens, tokens * i>(group[i], x, sums);
                 group[i] += Matrix::group_bytes;
                 // Registers lack for the loads of several panels, if compilers mix them.
@@ -146,7 +146,7 @@ class PanelBlock {
         });
         const std::byte* codes = group + Matrix::scale_bytes + first_vector * vector_bytes;
         for (std::size_t i = 0; i < group_size; i += 2 * Matrix::quad, codes += pair_bytes) {
-            if constexpr (first_vector == 0)
+            if constexpr (tokens == 1 && first_vector == 0)
                 if (reading_.fetches_beside) fetch_beside(codes, pair_bytes);
             typename Lanes::Quads quads[2][vectors];
             Lanes::template load_pair<Q>(codes, quads);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <mistral/device/cpu/avx512_dot.hpp>
+#include <mistral/device/cpu/prefetching.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/scalar/quantization.hpp>
 
@@ -21,16 +22,16 @@ inline constexpr auto unsigned_q4_levels = [] {
     return all;
 }();
 
-/// How memory gives panels the fastest, which differs between processors.
+/// How memory gives panels the fastest.
 struct PanelReading {
     int streams;          ///< so many panels at the same time, for one token: 1, 2 or 4
     bool fetches_ahead;   ///< some groups ahead, for the few tokens of one tile: hardware alone is slower
-    bool fetches_beside;  ///< each line shortly before it is wanted, evenly, as long as few tokens leave time for it
+    bool fetches_beside;  ///< each line shortly before it is wanted, evenly, for one token
 
-    /// For processors that have AMX, and few tokens.
+    /// By software.
     template <QuantizedScalar Q>
-    static constexpr PanelReading amx() {
-        return {.streams = std::same_as<Q, Q4> ? 4 : 2, .fetches_ahead = false, .fetches_beside = true};
+    static constexpr PanelReading fetching() {
+        return {.streams = std::same_as<Q, Q4> ? 4 : 2, .fetches_ahead = true, .fetches_beside = true};
     }
 };
 
@@ -48,7 +49,9 @@ struct QuadLanes {
     }
     static constexpr std::size_t vectors_at_once(int) { return vectors; }  // by tokens
     template <QuantizedScalar Q>
-    static constexpr PanelReading reading{.streams = 1, .fetches_ahead = false, .fetches_beside = false};
+    static constexpr PanelReading reading(Prefetching) {
+        return {.streams = 1, .fetches_ahead = false, .fetches_beside = false};
+    }
     struct Integers {
         std::array<std::int32_t, 32> lanes;
     };
@@ -113,8 +116,11 @@ struct QuadLanes<Avx512Dot> {
     }
     static constexpr std::size_t vectors_at_once(int) { return vectors; }
     template <QuantizedScalar Q>  // two streams where there is little to read between two sums
-    static constexpr PanelReading reading{
-        .streams = std::same_as<Q, Q4> ? 2 : 1, .fetches_ahead = std::same_as<Q, Q4>, .fetches_beside = false};
+    static constexpr PanelReading reading(Prefetching prefetching) {
+        constexpr bool is_q4 = std::same_as<Q, Q4>;
+        if (prefetching == Prefetching::software) return PanelReading::fetching<Q>();
+        return {.streams = is_q4 ? 2 : 1, .fetches_ahead = is_q4, .fetches_beside = false};
+    }
     using Integers = __m512i;
     using Floats = __m512;
     using Quads = __m512i;
@@ -177,7 +183,10 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
         return tokens <= 2 ? vectors : tokens <= 4 ? 2 : 1;
     }
     template <QuantizedScalar Q>
-    static constexpr PanelReading reading{.streams = 2, .fetches_ahead = std::same_as<Q, Q4>, .fetches_beside = false};
+    static constexpr PanelReading reading(Prefetching prefetching) {
+        if (prefetching == Prefetching::software) return PanelReading::fetching<Q>();
+        return {.streams = 2, .fetches_ahead = std::same_as<Q, Q4>, .fetches_beside = false};
+    }
     using Integers = __m256i;
     using Floats = __m256;
     using Quads = __m256i;

@@ -3,11 +3,13 @@
 #include <mistral/base/matrix_view.hpp>
 #include <mistral/base/rounding.hpp>
 #include <mistral/device/cpu/dot_tile.hpp>
+#include <mistral/device/cpu/prefetching.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/device.hpp>
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 
 namespace mistral::cpu {
 
@@ -20,8 +22,14 @@ class RowBlock {
     using Lanes = WeightLanes<S, Architecture>;
     using Packed = typename Lanes::Packed;
 
-    RowBlock(MatrixView<const S> weights, MatrixView<const Packed> x, MatrixView<A> out, Update update)
-        : weights_(weights), x_(x), out_(out), update_(update), steps_(weights.cols() / Lanes::step) {}
+    RowBlock(MatrixView<const S> weights, MatrixView<const Packed> x, MatrixView<A> out, Update update,
+             Prefetching prefetching)
+        : weights_(weights),
+          x_(x),
+          out_(out),
+          update_(update),
+          prefetching_(prefetching),
+          steps_(weights.cols() / Lanes::step) {}
 
     /// The tokens in as few tiles as hold them, all about equally large.
     void run(Index first_row, Index last_row, Index first_token, Index last_token) const {
@@ -43,42 +51,66 @@ class RowBlock {
         const Index large = tokens - (most - 1) * tiles;
         Index row = first_row;
         if constexpr (most == 1)
-            if (tiles == 1 && TileSize<S, Architecture>::takes_single_rows(x_.cols() * Index{sizeof(Packed)}))
-                for (; row < last_row; ++row) tile<1, 1>(row, first_token, nullptr, 0);
+            if (tiles == 1 && prefetching_ == Prefetching::hardware &&
+                TileSize<S, Architecture>::takes_single_rows(x_.cols() * Index{sizeof(Packed)}))
+                for (; row < last_row; ++row) tile<1, 1>(row, first_token, {});
         for (; row + rows <= last_row; row += rows) row_of_tiles<rows, most>(row, first_token, tiles, large);
         for (; row + 2 <= last_row; row += 2) row_of_tiles<2, most>(row, first_token, tiles, large);
         if (row < last_row) row_of_tiles<1, most>(row, first_token, tiles, large);
     }
 
+    /// What a tile asks memory for beside every step.
+    struct Fetching {
+        const std::byte* next = nullptr;  ///< lines of the rows that follow
+        int lines = 0;                    ///< so many of them
+        bool own_rows = false;            ///< what is near in the tile's own
+    };
+
     /// `rows` rows with all tokens, of which the first `large` tiles have `most` and the others one fewer. Where it
     /// pays, the rows that follow are fetched meanwhile, each tile a part of them: line by line beside the arithmetic
-    /// of few tiles, at once before that of many. One token alone is all memory: the hardware sees what comes next.
+    /// of few tiles, at once before that of many. One token alone is all memory: the hardware sees what comes next, or
+    /// wants to be asked for what is near, as where a tile has all tokens.
     template <int rows, int most>
     void row_of_tiles(Index row, Index token, Index tiles, Index large) const {
-        constexpr bool fetches = TileSize<S, Architecture>::fetches_ahead && most > 1;
-        const int lines_ahead = !fetches || tiles > 2 ? 0 : static_cast<int>(rows / tiles);
+        constexpr bool fetches_ahead = TileSize<S, Architecture>::fetches_ahead;
         const Index bytes = rows * weights_.stride() * static_cast<Index>(sizeof(S));
-        const auto* ahead = reinterpret_cast<const std::byte*>(weights_.row(row)) + bytes;
-        for (Index i = 0; i < tiles; ++i, ahead += bytes / tiles) {
-            if (TileSize<S, Architecture>::fetches_ahead && tiles > 2)
-                for (Index offset = 0; offset < bytes / tiles; offset += cache_line) prefetch(ahead + offset);
+        Fetching fetching{.next = reinterpret_cast<const std::byte*>(weights_.row(row)) + bytes};
+        if (tiles == 1 && prefetching_ == Prefetching::software)
+            fetching.own_rows = true;
+        else if (fetches_ahead && most > 1 && tiles <= 2)
+            fetching.lines = static_cast<int>(rows / tiles);
+        for (Index i = 0; i < tiles; ++i, fetching.next += bytes / tiles) {
+            if (fetches_ahead && tiles > 2)
+                for (Index offset = 0; offset < bytes / tiles; offset += cache_line) prefetch(fetching.next + offset);
             if (i < large) {
-                tile<rows, most>(row, token, ahead, lines_ahead);
+                tile<rows, most>(row, token, fetching);
                 token += most;
             } else if constexpr (most > 1) {
-                tile<rows, most - 1>(row, token, ahead, lines_ahead);
+                tile<rows, most - 1>(row, token, fetching);
                 token += most - 1;
             }
         }
     }
 
-    /// Flattened, so that at any level of optimisation the sums are registers.
+    /// Flattened, so that at any level of optimisation the sums are registers. What is fetched has loops of its own,
+    /// since a branch in every step costs.
     template <int rows, int tokens>
-    [[gnu::flatten]] void tile(Index row, Index token, const std::byte* ahead, int lines_ahead) const {
+    [[gnu::flatten]] void tile(Index row, Index token, Fetching fetching) const {
         DotTile<S, Architecture, rows, tokens> dot;
         const S* weights = weights_.row(row);
         const Packed* x = x_.row(token);
-        dot.accumulate(weights, weights_.stride(), x, x_.stride(), steps_, ahead, lines_ahead);
+        if (fetching.own_rows)
+            dot.accumulate(weights, weights_.stride(), x, x_.stride(), steps_, [&](const S* now) {
+                constexpr Index bytes_ahead = 512;
+                for (Index r = 0; r < rows; ++r)
+                    prefetch_to_l1(reinterpret_cast<const std::byte*>(now + r * weights_.stride()) + bytes_ahead);
+            });
+        else if (fetching.lines > 0)
+            dot.accumulate(weights, weights_.stride(), x, x_.stride(), steps_, [&](const S*) {
+                for (int i = 0; i < fetching.lines; ++i, fetching.next += cache_line) prefetch(fetching.next);
+            });
+        else
+            dot.accumulate(weights, weights_.stride(), x, x_.stride(), steps_, [](const S*) {});
         if (const Index done = steps_ * Lanes::step; done < weights_.cols()) {
             std::array<S, static_cast<std::size_t>(rows * Lanes::step)> last{};
             for (Index r = 0; r < rows; ++r)
@@ -108,6 +140,7 @@ class RowBlock {
     MatrixView<const Packed> x_;
     MatrixView<A> out_;
     Update update_;
+    Prefetching prefetching_;
     Index steps_;
 };
 
