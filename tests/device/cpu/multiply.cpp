@@ -4,7 +4,10 @@
 
 #include <cmath>
 #include <cstring>
+#include <fstream>
 #include <random>
+#include <span>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -89,6 +92,15 @@ TEST_CASE_TEMPLATE("products agree with double precision, and a token alone give
 
 TEST_CASE("so do those of bfloat16 without tiles" * doctest::skip(!has_tiles())) {
     check_products<bfloat16, NativeInstructionSet>(shapes, {.threads = 2, .amx = false});
+}
+
+TEST_CASE("software fetches weights where Linux says that the processor is Intel's" *
+          doctest::skip(!std::ifstream("/proc/cpuinfo").is_open())) {
+    std::ifstream processors("/proc/cpuinfo");
+    bool is_intel = false;
+    for (std::string line; std::getline(processors, line);)
+        is_intel |= line.starts_with("vendor_id") && line.find("GenuineIntel") != std::string::npos;
+    CHECK((prefetching_of_processor() == Prefetching::software) == is_intel);
 }
 
 TEST_CASE_TEMPLATE("who fetches weights changes no bit of the products", Architecture, MISTRAL_TEST_ARCHITECTURES) {

@@ -67,21 +67,17 @@ class RowBlock {
     };
 
     /// `rows` rows with all tokens, of which the first `large` tiles have `most` and the others one fewer. Where it
-    /// pays, the rows that follow are fetched meanwhile, each tile a part of them: line by line beside the arithmetic
-    /// of few tiles, at once before that of many. One token alone is all memory: the hardware sees what comes next, or
-    /// wants to be asked for what is near, as where a tile has all tokens.
+    /// pays, the rows that follow are fetched meanwhile: a line or more beside every step of the first tiles, evenly,
+    /// since of many at once the last ones hold up what is wanted now. One token alone is all memory: the hardware sees
+    /// what comes next, or wants to be asked for what is near, as where a tile has all tokens.
     template <int rows, int most>
     void row_of_tiles(Index row, Index token, Index tiles, Index large) const {
-        constexpr bool fetches_ahead = TileSize<S, Architecture>::fetches_ahead;
-        const Index bytes = rows * weights_.stride() * static_cast<Index>(sizeof(S));
-        Fetching fetching{.next = reinterpret_cast<const std::byte*>(weights_.row(row)) + bytes};
-        if (tiles == 1 && prefetching_ == Prefetching::software)
-            fetching.own_rows = true;
-        else if (fetches_ahead && most > 1 && tiles <= 2)
-            fetching.lines = static_cast<int>(rows / tiles);
-        for (Index i = 0; i < tiles; ++i, fetching.next += bytes / tiles) {
-            if (fetches_ahead && tiles > 2)
-                for (Index offset = 0; offset < bytes / tiles; offset += cache_line) prefetch(fetching.next + offset);
+        const Index row_bytes = weights_.stride() * static_cast<Index>(sizeof(S));
+        Fetching fetching{.next = reinterpret_cast<const std::byte*>(weights_.row(row)) + rows * row_bytes,
+                          .own_rows = tiles == 1 && prefetching_ == Prefetching::software};
+        for (Index i = 0; i < tiles; ++i) {
+            if (TileSize<S, Architecture>::fetches_ahead && most > 1 && !fetching.own_rows)
+                fetching.lines = static_cast<int>(rows / tiles + (i < rows % tiles ? 1 : 0));
             if (i < large) {
                 tile<rows, most>(row, token, fetching);
                 token += most;
@@ -89,6 +85,7 @@ class RowBlock {
                 tile<rows, most - 1>(row, token, fetching);
                 token += most - 1;
             }
+            fetching.next += fetching.lines * row_bytes;
         }
     }
 
