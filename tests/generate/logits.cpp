@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <limits>
+#include <numeric>
 #include <span>
 #include <string>
 #include <vector>
@@ -37,7 +38,10 @@ std::vector<A> random_logits(Random& random, std::size_t count) {
 // Whole vectors, and all that can be left behind them.
 TEST_CASE_TEMPLATE("passes over any number of logits do what loops over single ones do", A, float, double) {
     Random random(3);
-    for (std::size_t count = 1; count < 70; ++count) {
+    std::vector<std::size_t> counts(70);
+    std::iota(counts.begin(), counts.end(), 1);
+    counts.insert(counts.end(), {127, 128, 129, 300});  // exponentials are computed by 128
+    for (const std::size_t count : counts) {
         const std::vector<A> logits = random_logits<A>(random, count);
         const A largest = *std::max_element(logits.begin(), logits.end());
         CHECK(largest_logit(std::span(logits)) == largest);
@@ -90,14 +94,20 @@ TEST_CASE("what is asked for may rise on the way") {
     CHECK(found == std::vector<std::size_t>{10, 20, 30, 40});
 }
 
-TEST_CASE("logits that are no numbers are found wherever they stand") {
-    for (std::size_t count = 1; count < 40; ++count)
+TEST_CASE_TEMPLATE("logits that make no distribution are found wherever they stand", A, float, double) {
+    constexpr A infinity = std::numeric_limits<A>::infinity();
+    const auto error = [](const std::vector<A>& logits) {
+        return message_of([&] { largest_logit(std::span(logits), "they"); });
+    };
+    CHECK(error({}) == "they: all are -infinity, expected one that is not");
+    for (std::size_t count = 1; count < 40; ++count) {
+        CHECK(error(std::vector<A>(count, -infinity)) == "they: all are -infinity, expected one that is not");
         for (std::size_t i = 0; i < count; ++i)
-            for (const float bad : {tiny::nan, tiny::infinity}) {
-                std::vector<float> logits(count, 2.0f);
+            for (const A bad : {std::numeric_limits<A>::quiet_NaN(), infinity}) {
+                std::vector<A> logits(count, A(2));
                 logits[i] = bad;
-                const auto name = bad == tiny::infinity ? "inf" : "nan";
-                CHECK(message_of([&] { largest_logit(std::span<const float>(logits), "they"); }) ==
-                      concat("they: token ", i, " has ", name, ", expected a number or -infinity"));
+                CHECK(error(logits) == concat("they: token ", i, " has ", bad == infinity ? "inf" : "nan",
+                                              ", expected a number or -infinity"));
             }
+    }
 }

@@ -62,13 +62,13 @@ void for_each_at_least(std::span<const A> logits, A least, Visit&& visit) {
 }
 
 /// Σ exp((logit - largest) / temperature), and each of these at the place of its token in `weights`, unless that is
-/// null. 1 for the largest logit. In double, so that the smallest temperature overflows nothing.
+/// null. 1 for the largest logit. In double, so that the smallest temperature that a float can be overflows nothing.
 template <class A>
 double sum_of_exponentials(std::span<const A> logits, A largest, double temperature, double* weights = nullptr) {
     using Vector = xsimd::batch<double>;
     constexpr std::size_t at_once = 128;  // converted one by one, and long in memory when vectors are read
     static_assert(at_once % Vector::size == 0);
-    constexpr double least = -800;  // from far above it on the exponential is 0; infinities are not for xsimd
+    constexpr double least = -800;  // gives 0; xsimd converts to integers, as infinities cannot be
     const double top = static_cast<double>(largest), scale = 1 / temperature;
     std::array<double, at_once> values;
     Vector sums(0.0);

@@ -54,7 +54,8 @@ struct GenerateOptions {
     /// Tokens back, prompt included, that count as recent. 0 to `max_repetition_window`.
     Index repetition_window = 64;
 
-    /// The same seed, options and logits give the same tokens, everywhere.
+    /// The same seed, options and logits give the same tokens, everywhere, unless a random number falls between two
+    /// tokens to within what processors round differently, some 1e-15.
     std::uint64_t seed = 0;
 
     /// Tokens that end the generation besides the model's own. Within the vocabulary.

@@ -174,15 +174,13 @@ class Sampler {
     /// A heap, the most likely in front, of all tokens that top-p and min-p may keep. Those with less than the fraction
     /// (1 - p) / vocab_size of the mass have together less than 1 - p, so they come after the p that is kept.
     void find_candidates(double mass, float largest) {
-        constexpr float infinity = std::numeric_limits<float>::infinity();
-        constexpr float lowest = std::numeric_limits<float>::lowest();
         const double share = (1 - static_cast<double>(options_.top_p)) * mass / static_cast<double>(logits_.size());
         const double least_weight = std::max(share, static_cast<double>(options_.min_p)) * (1 - 1e-9);
         const double least_logit =
             static_cast<double>(largest) + static_cast<double>(options_.temperature) * std::log(least_weight);
-        // Rounded to float, it may be the next one above.
-        const float rounded = static_cast<float>(std::max(least_logit, static_cast<double>(lowest)));
-        const float least = std::max(std::nextafter(rounded, -infinity), lowest);
+        // Rounded, it is at most what any logit above it is: rounding keeps the order.
+        constexpr double lowest = std::numeric_limits<float>::lowest();
+        const float least = static_cast<float>(std::max(least_logit, lowest));
         candidates_.clear();
         candidates_.reserve(logits_.size());
         for_each_at_least(all_logits(), least, [&](std::size_t i) {

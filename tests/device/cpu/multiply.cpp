@@ -100,7 +100,7 @@ TEST_CASE("software fetches weights where Linux says that the processor is Intel
     bool is_intel = false;
     for (std::string line; std::getline(processors, line);)
         is_intel |= line.starts_with("vendor_id") && line.find("GenuineIntel") != std::string::npos;
-    CHECK((prefetching_of_processor() == Prefetching::software) == is_intel);
+    CHECK((cpu::prefetching_of_processor() == cpu::Prefetching::software) == is_intel);
 }
 
 TEST_CASE_TEMPLATE("who fetches weights changes no bit of the products", Architecture, MISTRAL_TEST_ARCHITECTURES) {
@@ -112,7 +112,7 @@ TEST_CASE_TEMPLATE("who fetches weights changes no bit of the products", Archite
         for (const Index tokens : {1, 2, 3, 4, 5, 6, 7, 12, 13, 30}) {
             CAPTURE(tokens);
             const Numbers<float> x(tokens * inputs, random);
-            const auto multiply = [&](Prefetching prefetching) {
+            const auto multiply = [&](cpu::Prefetching prefetching) {
                 ThreadPool pool(2);
                 CpuBase::Workspace workspace;
                 std::vector<float> out(static_cast<std::size_t>(tokens * outputs), NAN);
@@ -122,7 +122,7 @@ TEST_CASE_TEMPLATE("who fetches weights changes no bit of the products", Archite
                                                Update::assign, prefetching, workspace);
                 return out;
             };
-            CHECK(multiply(Prefetching::hardware) == multiply(Prefetching::software));
+            CHECK(multiply(cpu::Prefetching::hardware) == multiply(cpu::Prefetching::software));
         }
     };
     check(float{});

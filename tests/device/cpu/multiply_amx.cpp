@@ -109,7 +109,7 @@ TEST_CASE_TEMPLATE("by tiles of bytes, quantised products have the bits that the
             std::vector<float> out(static_cast<std::size_t>(tokens * outputs), 1.0f);
             const Product product{matrix, MatrixView<float>(out.data(), tokens, outputs)};
             cpu::multiply<Set, bits, Q>(on, {x.data(), tokens, inputs}, std::span(&product, 1), Update::add,
-                                        prefetching_of_processor(), workspace);
+                                        cpu::prefetching_of_processor(), workspace);
             return out;
         };
         const auto expected = multiply_by(pool, Avx512Dot{});

@@ -77,7 +77,7 @@ class CpuBase {
         : pool_(make_pool(options)),
           activation_precision_(options.activation_precision),
           may_use_amx_(options.amx && cpu::amx_is_available()),
-          prefetching_(prefetching_of_processor()) {}
+          prefetching_(cpu::prefetching_of_processor()) {}
 
     [[nodiscard]] Index threads() const { return pool_->threads(); }
 
@@ -151,7 +151,7 @@ class CpuBase {
     [[nodiscard]] ThreadPool& pool() const { return *pool_; }
     [[nodiscard]] ActivationPrecision activation_precision() const { return activation_precision_; }
     [[nodiscard]] bool may_use_amx() const { return may_use_amx_; }
-    [[nodiscard]] Prefetching prefetching() const { return prefetching_; }
+    [[nodiscard]] cpu::Prefetching prefetching() const { return prefetching_; }
 
   private:
     static std::shared_ptr<ThreadPool> make_pool(const CpuOptions& options) {
@@ -163,7 +163,7 @@ class CpuBase {
     std::shared_ptr<ThreadPool> pool_;
     ActivationPrecision activation_precision_;
     bool may_use_amx_;
-    Prefetching prefetching_;
+    cpu::Prefetching prefetching_;
 };
 
 }  // namespace mistral

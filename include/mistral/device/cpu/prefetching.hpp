@@ -6,7 +6,7 @@
 #include <cpuid.h>
 #endif
 
-namespace mistral {
+namespace mistral::cpu {
 
 /// Who brings the weights that a few tokens meet from memory before they are wanted. It changes no result.
 enum class Prefetching {
@@ -26,4 +26,4 @@ enum class Prefetching {
     return Prefetching::hardware;
 }
 
-}  // namespace mistral
+}  // namespace mistral::cpu

@@ -59,17 +59,17 @@ class RowBlock {
         if (row < last_row) row_of_tiles<1, most>(row, first_token, tiles, large);
     }
 
-    /// What a tile asks memory for beside every step.
+    /// What a tile asks memory for beside every line of its rows.
     struct Fetching {
         const std::byte* next = nullptr;  ///< lines of the rows that follow
         int lines = 0;                    ///< so many of them
         bool own_rows = false;            ///< what is near in the tile's own
     };
 
-    /// `rows` rows with all tokens, of which the first `large` tiles have `most` and the others one fewer. Where it
-    /// pays, the rows that follow are fetched meanwhile: a line or more beside every step of the first tiles, evenly,
-    /// since of many at once the last ones hold up what is wanted now. One token alone is all memory: the hardware sees
-    /// what comes next, or wants to be asked for what is near, as where a tile has all tokens.
+    /// `rows` rows with all tokens, of which the first `large` tiles have `most` and the others one fewer. Where
+    /// software fetches, a tile that has all tokens asks for what is near in its own rows. Otherwise tiles of several
+    /// tokens share the lines of the rows that follow, evenly, since many at once hold up what is wanted now; one token
+    /// alone asks for nothing: the hardware sees what comes next.
     template <int rows, int most>
     void row_of_tiles(Index row, Index token, Index tiles, Index large) const {
         const Index row_bytes = weights_.stride() * static_cast<Index>(sizeof(S));

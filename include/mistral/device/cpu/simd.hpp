@@ -83,8 +83,8 @@ template <class Architecture>
         return xsimd::bitwise_cast<float>(bits);
 }
 
-/// e^x, in double precision by the standard library: exact to the last digit, as befits a reference, and free of
-/// xsimd's conversion of x to an integer, which infinities do not survive.
+/// e^x, in double precision by the standard library: exact to the last digit, as befits attention's reference, and free
+/// of xsimd's conversion of x to an integer, which infinities do not survive.
 template <class T, class Architecture>
 [[nodiscard]] xsimd::batch<T, Architecture> exponential(const xsimd::batch<T, Architecture>& x) {
     if constexpr (std::same_as<T, double>) {
