@@ -18,7 +18,9 @@ compile() {
 # Two at a time: one beside the kernels, which take longest. Quantised products and attention use no more of xsimd than
 # these do.
 compile kernels &
-for source in main device/cpu/{simd,elementwise,multiply} model/sliding_window_attention; do compile "$source"; done
+for source in main device/cpu/{simd,elementwise,multiply} model/sliding_window_attention generate/logits; do
+    compile "$source"
+done
 wait $!
 "${CXX:-g++}" "$work"/*.o -o "$work/tests" -pthread
 

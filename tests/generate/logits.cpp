@@ -13,7 +13,7 @@
 
 #include <mistral/generate/random.hpp>
 
-#include "tiny_model.hpp"
+#include "message_of.hpp"
 
 using namespace mistral;
 
