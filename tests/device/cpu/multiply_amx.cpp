@@ -21,6 +21,30 @@
 
 using namespace mistral;
 
+TEST_CASE("a device that is not to use tiles multiplies by vectors, any number of tokens") {
+    constexpr Index most_tokens = 100, outputs = 40, inputs = 200;
+    std::mt19937 random(7);
+    const auto x = random_numbers(most_tokens * inputs, random);
+    std::vector<bfloat16> weights;
+    for (const float weight : random_numbers(outputs * inputs, random))
+        weights.push_back(static_cast<bfloat16>(weight));
+    const HostMatrix<bfloat16> matrix{{weights.data(), outputs, inputs}, nullptr};
+    const Cpu device({.threads = 2, .amx = false});
+    Cpu::Workspace workspace;
+    for (const Index tokens : {Index{1}, Index{20}, most_tokens}) {
+        std::vector<float> out(static_cast<std::size_t>(tokens * outputs)), expected = out;
+        const auto product = [&](std::vector<float>& to) {
+            return Product{matrix, MatrixView<float>(to.data(), tokens, outputs)};
+        };
+        device.multiply({x.data(), tokens, inputs}, std::array{product(out)}, Update::assign, workspace);
+        ThreadPool pool(2);
+        const Product by_vectors = product(expected);
+        cpu::multiply<NativeInstructionSet, bfloat16>(pool, {x.data(), tokens, inputs}, std::span(&by_vectors, 1),
+                                                      Update::assign, cpu::prefetching_of_processor(), workspace);
+        CHECK(out == expected);
+    }
+}
+
 #if defined(MISTRAL_HAS_AVX512_DOT)
 namespace {
 
