@@ -23,13 +23,11 @@ struct DotTile {
         unroll<rows * tokens>([this](auto i) { sums[i / tokens][i % tokens] = Vector(Activation<S>(0)); });
     }
 
-    /// Calls fetch(weights of the first row) before every step that begins a cache line.
+    /// Calls fetch(weights of the first row) before every step.
     template <class Fetch>
     void accumulate(const S* weights, Index weight_stride, const Packed* x, Index x_stride, Index steps, Fetch fetch) {
-        constexpr Index steps_per_line = cache_line / (Lanes::step * Index{sizeof(S)});
-        static_assert(steps_per_line > 0);
         for (Index step = 0; step < steps; ++step, weights += Lanes::step, x += Lanes::step) {
-            if (step % steps_per_line == 0) fetch(weights);
+            fetch(weights);
             add(weights, weight_stride, x, x_stride);
         }
     }

@@ -59,7 +59,8 @@ class RowBlock {
         if (row < last_row) row_of_tiles<1, most>(row, first_token, tiles, large);
     }
 
-    /// What a tile asks memory for beside every line of its rows.
+    /// What a tile asks memory for beside every step: a few times for a line where steps are shorter, since a test for
+    /// that takes Clang a register, and with AVX2 a sum.
     struct Fetching {
         const std::byte* next = nullptr;  ///< lines of the rows that follow
         int lines = 0;                    ///< so many of them
