@@ -47,36 +47,39 @@ template <class A>
     return static_cast<double>(logits[static_cast<std::size_t>(token)]) - log_sum_exp(logits);
 }
 
-/// Adds `next` to a heap of the `count` best elements so far, with the worst of them in front, unless it is worse.
-/// Returns whether there are so many now.
-template <class T, class Better>
-bool keep_best(std::vector<T>& heap, const T& next, Index count, Better better) {
-    if (static_cast<Index>(heap.size()) == count) {
-        if (!better(next, heap.front())) return true;
-        std::pop_heap(heap.begin(), heap.end(), better);
-        heap.pop_back();
-    }
-    heap.push_back(next);
-    std::push_heap(heap.begin(), heap.end(), better);
-    return static_cast<Index>(heap.size()) == count;
-}
-
-/// Fills `best` with the `count` most likely tokens, the most likely first, equal ones in the order of their ids, and
-/// fewer where the vocabulary is smaller. Allocates nothing once `best` has room for them.
-template <class A>
-void most_likely(std::span<const A> logits, double log_sum, Index count, std::vector<TokenLogprob>& best) {
-    const auto more_likely = [](const TokenLogprob& a, const TokenLogprob& b) {
-        return a.logprob > b.logprob || (a.logprob == b.logprob && a.token < b.token);
-    };
+/// Fills `best` with make(token) for the `count` tokens that are the best by `better`, the best first; fewer where the
+/// vocabulary is smaller. What `better` prefers must have no smaller logit, and elements have their `token`. Allocates
+/// nothing once `best` has room for them.
+template <class A, class T, class Make, class Better>
+void find_best(std::span<const A> logits, Index count, std::vector<T>& best, Make make, Better better) {
     best.clear();
     if (count == 0) return;
     A least = -std::numeric_limits<A>::infinity();
     for_each_at_least(logits, least, [&](std::size_t i) {
-        if (keep_best(best, {static_cast<Token>(i), static_cast<double>(logits[i]) - log_sum}, count, more_likely))
-            least = logits[static_cast<std::size_t>(best.front().token)];
+        const T next = make(static_cast<Token>(i));
+        if (static_cast<Index>(best.size()) == count) {  // a heap, the worst in front
+            if (!better(next, best.front())) return least;
+            std::pop_heap(best.begin(), best.end(), better);
+            best.pop_back();
+        }
+        best.push_back(next);
+        std::push_heap(best.begin(), best.end(), better);
+        if (static_cast<Index>(best.size()) == count) least = logits[static_cast<std::size_t>(best.front().token)];
         return least;
     });
-    std::sort_heap(best.begin(), best.end(), more_likely);
+    std::sort_heap(best.begin(), best.end(), better);
+}
+
+/// Fills `best` with the `count` most likely tokens, the most likely first, equal ones in the order of their ids, as
+/// find_best does.
+template <class A>
+void most_likely(std::span<const A> logits, double log_sum, Index count, std::vector<TokenLogprob>& best) {
+    const auto of_token = [&](Token token) {
+        return TokenLogprob{token, static_cast<double>(logits[static_cast<std::size_t>(token)]) - log_sum};
+    };
+    find_best(logits, count, best, of_token, [](const TokenLogprob& a, const TokenLogprob& b) {
+        return a.logprob > b.logprob || (a.logprob == b.logprob && a.token < b.token);
+    });
 }
 
 }  // namespace mistral

@@ -26,7 +26,7 @@ A largest_logit(std::span<const A> logits, const char* what = "the model's logit
     std::array<A, Vector::size> last;
     last.fill(-infinity);
     Vector largest(-infinity);
-    auto valid = largest <= largest;
+    xsimd::batch_bool<A> valid(true);
     const auto see = [&](const A* from) {
         const auto values = Vector::load_unaligned(from);
         valid = valid & (values <= Vector(finite));

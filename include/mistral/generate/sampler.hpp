@@ -156,16 +156,13 @@ class Sampler {
 
     /// The `top_k` most likely tokens in order.
     void keep_top_k(float largest) {
-        const auto better = [](const Candidate& a, const Candidate& b) { return b < a; };
-        candidates_.clear();
         candidates_.reserve(logits_.size());
-        float least = -std::numeric_limits<float>::infinity();
-        for_each_at_least(all_logits(), least, [&](std::size_t i) {
-            if (keep_best(candidates_, {logits_[i], static_cast<Token>(i)}, options_.top_k, better))
-                least = candidates_.front().logit;
-            return least;
-        });
-        std::sort_heap(candidates_.begin(), candidates_.end(), better);
+        find_best(
+            all_logits(), options_.top_k, candidates_,
+            [&](Token token) {
+                return Candidate{logits_[static_cast<std::size_t>(token)], token};
+            },
+            [](const Candidate& a, const Candidate& b) { return b < a; });
         for (const Candidate& candidate : candidates_)
             kept_.push_back({candidate.token, weight(candidate.logit, largest)});
         candidates_.clear();

@@ -40,9 +40,8 @@ void for_each_panel_task(ThreadPool& pool, MatrixView<const float> x,
 /// x [tokens, inputs], of each product the weights [outputs, inputs] -> out [tokens, outputs]; activations are integers
 /// of 15 or 8 bits.
 template <class Architecture, int bits, QuantizedScalar Q, class Workspace>
-void multiply_panels(ThreadPool& pool, MatrixView<const float> x,
-                     std::span<const Product<PackedMatrix<Q>, float>> products, Update update,
-                     const PanelReading& reading, Workspace& workspace) {
+void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Product<PackedMatrix<Q>, float>> products,
+              Update update, Prefetching prefetching, Workspace& workspace) {
     auto frame = workspace.frame();
     // One group more keeps rows from lying a power of two apart, where they would share few lines of a cache.
     using Lanes = QuadLanes<Architecture>;
@@ -55,6 +54,7 @@ void multiply_panels(ThreadPool& pool, MatrixView<const float> x,
     constexpr Index token_multiple = 12;  // a few tiles
     const Index token_bytes = tokens.cols() * static_cast<Index>(sizeof(Group));
     const Index tokens_per_task = TaskSize::tokens_in_cache(token_bytes, token_multiple);
+    const PanelReading reading = Lanes::template reading<Q>(prefetching);
     for_each_panel_task(pool, x, products, tokens_per_task,
                         [&](const auto& product, Index first, Index last, Index first_token, Index last_token) {
                             const PanelBlock<Q, Architecture, Group> block(product.weights, tokens, product.out, update,
@@ -62,13 +62,6 @@ void multiply_panels(ThreadPool& pool, MatrixView<const float> x,
                             if (x.rows() == 1) return block.run_alone(first, last);
                             for (Index panel = first; panel < last; ++panel) block.run(panel, first_token, last_token);
                         });
-}
-
-template <class Architecture, int bits, QuantizedScalar Q, class Workspace>
-void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Product<PackedMatrix<Q>, float>> products,
-              Update update, Prefetching prefetching, Workspace& workspace) {
-    const PanelReading reading = QuadLanes<Architecture>::template reading<Q>(prefetching);
-    multiply_panels<Architecture, bits>(pool, x, products, update, reading, workspace);
 }
 
 }  // namespace mistral::cpu
