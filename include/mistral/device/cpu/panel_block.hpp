@@ -45,9 +45,9 @@ class PanelBlock {
 
     /// The tokens in as few tiles as hold them, all about equally large.
     void run(Index panel, Index first_token, Index last_token) const {
-        constexpr Index most = Lanes::template tokens<Q>(planes);
+        constexpr int most = Lanes::template tokens<Q>(planes), alone = Lanes::template tokens_alone<Q>(planes);
         const Index tokens = last_token - first_token;
-        tiles_of<static_cast<int>(most)>(panel, first_token, tokens, divide_up(tokens, most));
+        tiles_of<alone>(panel, first_token, tokens, tokens <= alone ? 1 : divide_up<Index>(tokens, most));
     }
 
   private:
@@ -76,7 +76,7 @@ class PanelBlock {
         const Index large = tokens - (most - 1) * tiles;
         constexpr Index lines = Matrix::group_bytes / cache_line;
         constexpr Index groups_ahead = 4;
-        const Index lines_ahead = tiles > 1 || reading_.fetches_ahead ? divide_up(lines, tiles) : 0;
+        const Index lines_ahead = tiles > 1 || most > reading_.tokens_by_hardware ? divide_up(lines, tiles) : 0;
         const std::byte* ahead =
             weights_.panel(panel) + (tiles == 1 ? groups_ahead * Matrix::group_bytes : weights_.panel_bytes());
         for (Index i = 0; i < tiles; ++i, ahead += weights_.panel_bytes() / tiles)
@@ -125,17 +125,11 @@ class PanelBlock {
         for (Index i = 0; i < bytes; i += cache_line) prefetch(now + bytes_ahead + i);
     }
 
-    /// Adds a group's products to the sums of the tokens, which begin at `first`.
-    template <int tokens, std::size_t first, class Sums>
-    void add_group(const std::byte* group, const Group* x, Sums& sums) const {
-        constexpr std::size_t at_once = Lanes::vectors_at_once(tokens);
-        unroll<Lanes::vectors / at_once>(
-            [&](auto part) { add_vectors<tokens, first, part * at_once, at_once>(group, x, sums); });
-    }
-
-    /// The same for the rows of some of a panel's vectors, from vector `first_vector` on.
-    template <int tokens, std::size_t first, std::size_t first_vector, std::size_t vectors, class Sums>
-    void add_vectors(const std::byte* group, const Group* x, Sums& sums) const {
+    /// Adds a group's products to the sums of the tokens, which begin at `first`, for as many of a panel's vectors at
+    /// once as registers hold, from `first_vector` on. A function of its own would keep the sums in memory.
+    template <int tokens, std::size_t first, std::size_t first_vector = 0, class Sums>
+    [[gnu::always_inline]] void add_group(const std::byte* group, const Group* x, Sums& sums) const {
+        constexpr std::size_t vectors = Lanes::vectors_at_once(tokens);
         constexpr Index pair_bytes = Matrix::code_bytes / (group_size / (2 * Matrix::quad));
         constexpr std::size_t vector_bytes = Matrix::panel_rows * Matrix::quad / Lanes::vectors;
         typename Lanes::Integers products[tokens][planes][vectors];
@@ -168,6 +162,8 @@ class PanelBlock {
                 sums[first + t][vector] = Lanes::multiply_add(product, scales, scale, sums[first + t][vector]);
             });
         });
+        if constexpr (first_vector + vectors < Lanes::vectors)
+            add_group<tokens, first, first_vector + vectors>(group, x, sums);
     }
 
     const Matrix& weights_;

@@ -24,14 +24,14 @@ inline constexpr auto unsigned_q4_levels = [] {
 
 /// How memory gives panels the fastest.
 struct PanelReading {
-    int streams;          ///< so many panels at the same time, for one token: 1, 2 or 4
-    bool fetches_ahead;   ///< some groups ahead, for the few tokens of one tile: hardware alone is slower
-    bool fetches_beside;  ///< each line shortly before it is wanted, evenly, for one token
+    int streams;             ///< so many panels at the same time, for one token: 1, 2 or 4
+    bool fetches_beside;     ///< each line shortly before it is wanted, evenly, for one token
+    int tokens_by_hardware;  ///< one tile of more tokens fetches some groups ahead: hardware alone is slower
 
     /// By software.
     template <QuantizedScalar Q>
     static constexpr PanelReading fetching() {
-        return {.streams = std::same_as<Q, Q4> ? 4 : 2, .fetches_ahead = true, .fetches_beside = true};
+        return {.streams = std::same_as<Q, Q4> ? 4 : 2, .fetches_beside = true, .tokens_by_hardware = 1};
     }
 };
 
@@ -47,10 +47,14 @@ struct QuadLanes {
     static constexpr int tokens(int) {  // in a tile, by planes of digits
         return 1;
     }
+    template <QuantizedScalar Q>
+    static constexpr int tokens_alone(int planes) {  // where a single tile holds all tokens
+        return tokens<Q>(planes);
+    }
     static constexpr std::size_t vectors_at_once(int) { return vectors; }  // by tokens
     template <QuantizedScalar Q>
     static constexpr PanelReading reading(Prefetching) {
-        return {.streams = 1, .fetches_ahead = false, .fetches_beside = false};
+        return {.streams = 1, .fetches_beside = false, .tokens_by_hardware = 1};
     }
     struct Integers {
         std::array<std::int32_t, 32> lanes;
@@ -114,12 +118,16 @@ struct QuadLanes<Avx512Dot> {
     static constexpr int tokens(int planes) {  // of 32 registers, 24 hold sums
         return planes == 2 ? 4 : 6;
     }
-    static constexpr std::size_t vectors_at_once(int) { return vectors; }
+    template <QuantizedScalar Q>  // a little slower, but twice over the weights would be slower still
+    static constexpr int tokens_alone(int planes) {
+        return planes == 2 ? 4 : 8;
+    }
+    static constexpr std::size_t vectors_at_once(int tokens) { return tokens <= 6 ? vectors : 1; }
     template <QuantizedScalar Q>  // two streams where there is little to read between two sums
     static constexpr PanelReading reading(Prefetching prefetching) {
-        constexpr bool is_q4 = std::same_as<Q, Q4>;
         if (prefetching == Prefetching::software) return PanelReading::fetching<Q>();
-        return {.streams = is_q4 ? 2 : 1, .fetches_ahead = is_q4, .fetches_beside = false};
+        if constexpr (std::same_as<Q, Q4>) return {.streams = 2, .fetches_beside = false, .tokens_by_hardware = 1};
+        return {.streams = 1, .fetches_beside = false, .tokens_by_hardware = 6};
     }
     using Integers = __m512i;
     using Floats = __m512;
@@ -179,13 +187,17 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
     static constexpr int tokens(int) {  // the more, the less often Q4 is unpacked
         return std::same_as<Q, Q4> ? 8 : 4;
     }
+    template <QuantizedScalar Q>
+    static constexpr int tokens_alone(int planes) {
+        return tokens<Q>(planes);
+    }
     static constexpr std::size_t vectors_at_once(int tokens) {  // of 16 registers, 8 hold products
         return tokens <= 2 ? vectors : tokens <= 4 ? 2 : 1;
     }
     template <QuantizedScalar Q>
     static constexpr PanelReading reading(Prefetching prefetching) {
         if (prefetching == Prefetching::software) return PanelReading::fetching<Q>();
-        return {.streams = 2, .fetches_ahead = std::same_as<Q, Q4>, .fetches_beside = false};
+        return {.streams = 2, .fetches_beside = false, .tokens_by_hardware = std::same_as<Q, Q4> ? 1 : tokens<Q>(1)};
     }
     using Integers = __m256i;
     using Floats = __m256;
