@@ -15,7 +15,7 @@ namespace mistral::cpu {
 
 /// How a product is cut into tasks: so many tokens at a time; and rows in long stretches, which memory reads faster
 /// than short ones, but so few that threads finish together. Where several tasks of tokens want the same rows, these
-/// are so few that they come from a shared cache again.
+/// come from a shared cache again, as the tokens do for the next stretch: both get a similar part of it.
 struct TaskSize {
     Index tokens = 0;
     Index rows = 0;
@@ -27,12 +27,13 @@ struct TaskSize {
              Index row_multiple)
         : tokens(tokens_per_task) {
         constexpr Index row_bytes_per_task = 256 * 1024;
+        constexpr Index most_shared = 32;  // times as many
         constexpr Index tasks_per_thread = 8;
         token_tasks = divide_up(all_tokens, tokens);
-        const Index stretch = all_rows * row_bytes / (tasks_per_thread * threads);
-        rows = fit(token_tasks == 1 ? std::max(row_bytes_per_task, stretch)
-                                    : row_bytes_per_task * std::min<Index>(token_tasks, 8),
-                   row_bytes, row_multiple);
+        const Index even = all_rows * row_bytes * token_tasks / (tasks_per_thread * threads);
+        const Index shared = row_bytes_per_task * std::min(token_tasks, most_shared);
+        rows = fit(std::max(row_bytes_per_task, token_tasks == 1 ? even : std::min(even, shared)), row_bytes,
+                   row_multiple);
         row_tasks = divide_up(all_rows, rows);
     }
 
