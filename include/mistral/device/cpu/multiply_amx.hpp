@@ -89,7 +89,7 @@ class AmxBlock {
         const auto fetch_next = [&, lines_per_step = divide_up(lines, stretch.steps)](Index i) {
             ahead.fetch_some();
             for (Index line = i * lines_per_step; line < (i + 1) * lines_per_step; ++line)
-                prefetch_to_l1(next + line * amx_columns);
+                prefetch<1>(next + line * amx_columns);
         };
         multiply_tiles<tiles, 2, AmxUse::once>(
             {x_ + tokens_.offset(tile, stretch.step), amx_inputs, AmxTokens::tile_stride, AmxTokens::tile_size},

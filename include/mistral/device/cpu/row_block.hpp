@@ -101,7 +101,7 @@ class RowBlock {
             dot.accumulate(weights, weights_.stride(), x, x_.stride(), steps_, [&](const S* now) {
                 constexpr Index bytes_ahead = 512;
                 for (Index r = 0; r < rows; ++r)
-                    prefetch_to_l1(reinterpret_cast<const std::byte*>(now + r * weights_.stride()) + bytes_ahead);
+                    prefetch<1>(reinterpret_cast<const std::byte*>(now + r * weights_.stride()) + bytes_ahead);
             });
         else if (fetching.lines > 0)
             dot.accumulate(weights, weights_.stride(), x, x_.stride(), steps_, [&](const S*) {

@@ -121,19 +121,12 @@ void for_each_tile(Index token, Index last, Body&& body) {
 
 inline constexpr Index cache_line = 64;  // bytes
 
-/// Asks for the cache line of `memory`, which need not be mapped, as far as a core's last cache.
-inline void prefetch([[maybe_unused]] const void* memory) {
+/// Asks for the cache line of `memory`, which need not be mapped, as far as a core's first cache or its last, level 2.
+template <int level = 2>
+void prefetch([[maybe_unused]] const void* memory) {
 #if defined(__GNUC__)
-    __builtin_prefetch(memory, 0, 2);
+    __builtin_prefetch(memory, 0, 4 - level);
     asm volatile("");  // without it GCC takes functions that call this one for functions without effect
-#endif
-}
-
-/// The same, as far as its first.
-inline void prefetch_to_l1([[maybe_unused]] const void* memory) {
-#if defined(__GNUC__)
-    __builtin_prefetch(memory, 0, 3);
-    asm volatile("");
 #endif
 }
 
