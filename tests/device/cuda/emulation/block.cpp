@@ -198,7 +198,7 @@ Meeting& Block::meet(const char* function, unsigned mask, const void* value, std
         std::memset(found->values.data(), 0xff, warp_size * bytes);
     }
     Meeting& meeting = *found;
-    if (std::strcmp(meeting.function, function) != 0)
+    if (meeting.function != function && std::strcmp(meeting.function, function) != 0)
         kernel_error(std::string("lanes of a warp call ") + meeting.function + " and " + function + " at once");
     if (bytes > 0) std::memcpy(meeting.values.data() + position.lane * bytes, value, bytes);
     meeting.arrived |= lane;

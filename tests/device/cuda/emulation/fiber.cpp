@@ -24,7 +24,8 @@ static void __asan_unpoison_memory_region(const volatile void*, std::size_t) {}
 #endif
 
 #ifdef __x86_64__
-// Keeps the registers that a function must preserve on the stack, stores its top in *from, and takes those of `to`.
+// Keeps the registers that a function must preserve on the stack, stores its top in *from, and takes those of `to`. It
+// jumps back: processors expect a return to where the last call came from, and here it never goes there.
 extern "C" void emulation_switch_stack(void** from, void* to);
 asm(R"(
     .text
@@ -45,7 +46,8 @@ emulation_switch_stack:
     popq %r12
     popq %rbx
     popq %rbp
-    ret
+    popq %rcx
+    jmp *%rcx
     .size emulation_switch_stack, . - emulation_switch_stack
 )");
 #else
