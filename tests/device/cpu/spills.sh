@@ -25,9 +25,11 @@ objdump -d --no-show-raw-insn "$1" | awk '
             if (exits > 0) next
             if (at[$3] > innermost_from && dots >= (rows ? 10 : 16)) {
                 ++loops
-                if (8 * spills > dots || name ~ /add_group/) {
+                by_address = name ~ /add_group/
+                if (8 * spills > dots || by_address) {
                     ++bad
-                    print spills " registers on the stack beside " dots " dot products in " name
+                    where = by_address ? "sums by their address" : spills " registers on the stack"
+                    print where " beside " dots " dot products in " name
                 }
             }
             if (dots > 0) innermost_from = count  # a loop around this one would count its dot products again

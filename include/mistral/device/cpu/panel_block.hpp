@@ -45,9 +45,10 @@ class PanelBlock {
 
     /// The tokens in as few tiles as hold them, all about equally large.
     void run(Index panel, Index first_token, Index last_token) const {
-        constexpr int most = Lanes::template tokens<Q>(planes), alone = Lanes::template tokens_alone<Q>(planes);
+        constexpr int alone = Lanes::template tokens<Q>(planes, true);
+        constexpr Index most = Lanes::template tokens<Q>(planes, false);
         const Index tokens = last_token - first_token;
-        tiles_of<alone>(panel, first_token, tokens, tokens <= alone ? 1 : divide_up<Index>(tokens, most));
+        tiles_of<alone>(panel, first_token, tokens, tokens <= alone ? 1 : divide_up(tokens, most));
     }
 
   private:

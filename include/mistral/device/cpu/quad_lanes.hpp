@@ -44,12 +44,8 @@ struct QuadLanes {
     using Digit = std::int8_t;
     static constexpr std::size_t vectors = 1;
     template <QuantizedScalar Q>
-    static constexpr int tokens(int) {  // in a tile, by planes of digits
+    static constexpr int tokens(int, bool) {  // in a tile, by planes of digits, and whether the tile holds all tokens
         return 1;
-    }
-    template <QuantizedScalar Q>
-    static constexpr int tokens_alone(int planes) {  // where a single tile holds all tokens
-        return tokens<Q>(planes);
     }
     static constexpr std::size_t vectors_at_once(int) { return vectors; }  // by tokens
     template <QuantizedScalar Q>
@@ -115,12 +111,9 @@ struct QuadLanes<Avx512Dot> {
     using Digit = std::int8_t;
     static constexpr std::size_t vectors = 2;
     template <QuantizedScalar Q>
-    static constexpr int tokens(int planes) {  // of 32 registers, 24 hold sums
-        return planes == 2 ? 4 : 6;
-    }
-    template <QuantizedScalar Q>  // a little slower, but twice over the weights would be slower still
-    static constexpr int tokens_alone(int planes) {
-        return planes == 2 ? 4 : 8;
+    static constexpr int tokens(int planes, bool alone) {  // of 32 registers, 24 hold sums
+        if (planes == 2) return 4;
+        return alone ? 8 : 6;  // 8 are a little slower, but twice over the weights would be slower still
     }
     static constexpr std::size_t vectors_at_once(int tokens) { return tokens <= 6 ? vectors : 1; }
     template <QuantizedScalar Q>  // two streams where there is little to read between two sums
@@ -184,12 +177,8 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
     using Digit = std::int16_t;
     static constexpr std::size_t vectors = 4;
     template <QuantizedScalar Q>
-    static constexpr int tokens(int) {  // the more, the less often Q4 is unpacked
+    static constexpr int tokens(int, bool) {  // the more, the less often Q4 is unpacked
         return std::same_as<Q, Q4> ? 8 : 4;
-    }
-    template <QuantizedScalar Q>
-    static constexpr int tokens_alone(int planes) {
-        return tokens<Q>(planes);
     }
     static constexpr std::size_t vectors_at_once(int tokens) {  // of 16 registers, 8 hold products
         return tokens <= 2 ? vectors : tokens <= 4 ? 2 : 1;
@@ -197,7 +186,8 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
     template <QuantizedScalar Q>
     static constexpr PanelReading reading(Prefetching prefetching) {
         if (prefetching == Prefetching::software) return PanelReading::fetching<Q>();
-        return {.streams = 2, .fetches_beside = false, .tokens_by_hardware = std::same_as<Q, Q4> ? 1 : tokens<Q>(1)};
+        return {
+            .streams = 2, .fetches_beside = false, .tokens_by_hardware = std::same_as<Q, Q4> ? 1 : tokens<Q>(1, true)};
     }
     using Integers = __m256i;
     using Floats = __m256;

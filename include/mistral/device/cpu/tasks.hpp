@@ -27,11 +27,11 @@ struct TaskSize {
              Index row_multiple)
         : tokens(tokens_per_task) {
         constexpr Index row_bytes_per_task = 256 * 1024;
-        constexpr Index most_shared = 32;  // times as many
+        constexpr Index most_shared_bytes = 8 * 1024 * 1024;
         constexpr Index tasks_per_thread = 8;
         token_tasks = divide_up(all_tokens, tokens);
         const Index even = all_rows * row_bytes * token_tasks / (tasks_per_thread * threads);
-        const Index shared = row_bytes_per_task * std::min(token_tasks, most_shared);
+        const Index shared = std::min(row_bytes_per_task * token_tasks, most_shared_bytes);
         rows = fit(std::max(row_bytes_per_task, token_tasks == 1 ? even : std::min(even, shared)), row_bytes,
                    row_multiple);
         row_tasks = divide_up(all_rows, rows);
