@@ -12,16 +12,16 @@
                                         std::span<const CachedRun<C>>, const Shape&, MatrixView<Activation<C>>, \
                                         Cpu::Workspace&);
 
-#define MISTRAL_TEST_KERNELS_OF(prefix, Set, S)                                                                        \
-    prefix template void multiply<Set, S>(ThreadPool&, MatrixView<const Activation<S>>,                                \
-                                          std::span<const Product<HostMatrix<S>, Activation<S>>>, Update, Prefetching, \
-                                          Cpu::Workspace&);                                                            \
+#define MISTRAL_TEST_KERNELS_OF(prefix, Set, S)                                                                     \
+    prefix template void multiply<Set, S>(ThreadPool&, MatrixView<const Activation<S>>,                             \
+                                          std::span<const Product<HostMatrix<S>, Activation<S>>>, Update, CoreKind, \
+                                          Cpu::Workspace&);                                                         \
     MISTRAL_TEST_ATTENTION_OF(prefix, Set, S)
 
 #define MISTRAL_TEST_QUANTIZED_KERNELS_OF(prefix, bits, Q)                                                      \
     prefix template void multiply<NativeInstructionSet, bits>(ThreadPool&, MatrixView<const float>,             \
                                                               std::span<const Product<PackedMatrix<Q>, float>>, \
-                                                              Update, Prefetching, Cpu::Workspace&);
+                                                              Update, CoreKind, Cpu::Workspace&);
 
 #define MISTRAL_TEST_KERNELS(prefix)                                \
     MISTRAL_TEST_ATTENTION_OF(prefix, NativeInstructionSet, double) \
@@ -42,7 +42,7 @@
 #define MISTRAL_TEST_PANEL_TILES_OF(prefix, bits, Q)                                                              \
     prefix template void multiply_panels_by_tiles<bits>(ThreadPool&, MatrixView<const float>,                     \
                                                         std::span<const Product<PackedMatrix<Q>, float>>, Update, \
-                                                        Prefetching, Cpu::Workspace&);
+                                                        CoreKind, Cpu::Workspace&);
 #define MISTRAL_TEST_TILES(prefix)                      \
     MISTRAL_TEST_ATTENTION_OF(prefix, Amx, bfloat16)    \
     MISTRAL_TEST_ATTENTION_OF(prefix, Amx, Q8)          \

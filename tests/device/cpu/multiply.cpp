@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <fstream>
@@ -94,35 +95,50 @@ TEST_CASE("so do those of bfloat16 without tiles" * doctest::skip(!has_tiles()))
     check_products<bfloat16, NativeInstructionSet>(shapes, {.threads = 2, .amx = false});
 }
 
-TEST_CASE("software fetches weights where Linux says that the processor is Intel's" *
+TEST_CASE("the kind of cores is that of the processor that Linux names" *
           doctest::skip(!std::ifstream("/proc/cpuinfo").is_open())) {
     std::ifstream processors("/proc/cpuinfo");
-    bool is_intel = false;
-    for (std::string line; std::getline(processors, line);)
-        is_intel |= line.starts_with("vendor_id") && line.find("GenuineIntel") != std::string::npos;
-    CHECK((cpu::prefetching_of_processor() == cpu::Prefetching::software) == is_intel);
+    bool is_intel = false, is_amd = false;
+    int family = 0;
+    for (std::string line; std::getline(processors, line);) {
+        const std::string value = line.substr(std::min(line.size(), line.find(':') + 1));
+        if (line.starts_with("vendor_id")) {
+            is_intel = value == " GenuineIntel";
+            is_amd = value == " AuthenticAMD";
+        }
+        if (line.starts_with("cpu family")) family = std::stoi(value);
+    }
+    CHECK(cpu::core_kind_of_processor() == (is_intel                   ? cpu::CoreKind::intel
+                                            : is_amd && family >= 0x1a ? cpu::CoreKind::zen5
+                                                                       : cpu::CoreKind::common));
 }
 
-TEST_CASE_TEMPLATE("who fetches weights changes no bit of the products", Architecture, MISTRAL_TEST_ARCHITECTURES) {
-    const auto check = [](auto scalar) {
+TEST_CASE_TEMPLATE("the kind of cores changes no bit of the products", Architecture, MISTRAL_TEST_ARCHITECTURES) {
+    // [tokens, outputs, inputs]: all sizes of tiles; several pieces of rows and inputs and what is left of them.
+    std::vector<std::array<Index, 3>> sizes{{25, 70, 2048}, {62, 71, 4233}, {30, 9, 130}};
+    for (const Index tokens : {1, 2, 3, 4, 5, 6, 7, 12, 13, 30}) sizes.push_back({tokens, 61, 300});
+    const auto check = [&](auto scalar) {
         using S = decltype(scalar);
-        constexpr Index outputs = 61, inputs = 300;
         std::mt19937 random(13);
-        const Numbers<S> weights(outputs * inputs, random);
-        for (const Index tokens : {1, 2, 3, 4, 5, 6, 7, 12, 13, 30}) {
+        for (const auto& size : sizes) {
+            const Index tokens = size[0], outputs = size[1], inputs = size[2];
             CAPTURE(tokens);
+            const Numbers<S> weights(outputs * inputs, random);
             const Numbers<float> x(tokens * inputs, random);
-            const auto multiply = [&](cpu::Prefetching prefetching) {
+            std::vector<float> out(static_cast<std::size_t>(tokens * outputs));
+            const Product product{HostMatrix<S>{{weights.values.data(), outputs, inputs}, nullptr},
+                                  MatrixView<float>(out.data(), tokens, outputs)};
+            const MatrixView<const float> all(x.values.data(), tokens, inputs);
+            const auto multiply = [&](cpu::CoreKind core_kind) {
                 ThreadPool pool(2);
                 CpuBase::Workspace workspace;
-                std::vector<float> out(static_cast<std::size_t>(tokens * outputs), NAN);
-                const Product product{HostMatrix<S>{{weights.values.data(), outputs, inputs}, nullptr},
-                                      MatrixView<float>(out.data(), tokens, outputs)};
-                cpu::multiply<Architecture, S>(pool, {x.values.data(), tokens, inputs}, std::span(&product, 1),
-                                               Update::assign, prefetching, workspace);
+                std::fill(out.begin(), out.end(), NAN);
+                cpu::multiply<Architecture, S>(pool, all, std::span(&product, 1), Update::assign, core_kind, workspace);
                 return out;
             };
-            CHECK(multiply(cpu::Prefetching::hardware) == multiply(cpu::Prefetching::software));
+            const auto common = multiply(cpu::CoreKind::common);
+            CHECK(multiply(cpu::CoreKind::intel) == common);
+            CHECK(multiply(cpu::CoreKind::zen5) == common);
         }
     };
     check(float{});

@@ -40,7 +40,7 @@ TEST_CASE("a device that is not to use tiles multiplies by vectors, any number o
         ThreadPool pool(2);
         const Product by_vectors = product(expected);
         cpu::multiply<NativeInstructionSet, bfloat16>(pool, {x.data(), tokens, inputs}, std::span(&by_vectors, 1),
-                                                      Update::assign, cpu::prefetching_of_processor(), workspace);
+                                                      Update::assign, cpu::core_kind_of_processor(), workspace);
         CHECK(out == expected);
     }
 }
@@ -133,7 +133,7 @@ TEST_CASE_TEMPLATE("by tiles of bytes, quantised products have the bits that the
             std::vector<float> out(static_cast<std::size_t>(tokens * outputs), 1.0f);
             const Product product{matrix, MatrixView<float>(out.data(), tokens, outputs)};
             cpu::multiply<Set, bits, Q>(on, {x.data(), tokens, inputs}, std::span(&product, 1), Update::add,
-                                        cpu::prefetching_of_processor(), workspace);
+                                        cpu::core_kind_of_processor(), workspace);
             return out;
         };
         const auto expected = multiply_by(pool, Avx512Dot{});

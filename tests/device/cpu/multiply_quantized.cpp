@@ -56,11 +56,11 @@ void check_products(double precision) {
         });
         const auto x = random_numbers(tokens * inputs, random);
         const auto multiply = [&](ThreadPool& threads, Index first, Index count,
-                                  cpu::Prefetching prefetching = cpu::prefetching_of_processor()) {
+                                  cpu::CoreKind core_kind = cpu::core_kind_of_processor()) {
             std::vector<float> out(static_cast<std::size_t>(count * outputs), 1.0f);
             const std::array products{Product{matrix, MatrixView<float>(out.data(), count, outputs)}};
             cpu::multiply<Architecture, bits, Q>(threads, {x.data() + first * inputs, count, inputs}, products,
-                                                 Update::add, prefetching, workspace);
+                                                 Update::add, core_kind, workspace);
             return out;
         };
         const auto out = multiply(pool, 0, tokens);
@@ -87,9 +87,9 @@ void check_products(double precision) {
             const auto alone = multiply(pool, t, 1);
             CHECK(std::memcmp(alone.data(), out.data() + t * outputs, alone.size() * sizeof(float)) == 0);
         }
-        for (const auto prefetching : {cpu::Prefetching::hardware, cpu::Prefetching::software})
+        for (const auto core_kind : {cpu::CoreKind::common, cpu::CoreKind::zen5, cpu::CoreKind::intel})
             for (const Index count : {Index{1}, tokens})
-                CHECK(multiply(pool, 0, count, prefetching) ==
+                CHECK(multiply(pool, 0, count, core_kind) ==
                       std::vector<float>(out.begin(), out.begin() + count * outputs));
         for (const Index threads : {1, 3, 8}) {
             ThreadPool other(threads);
@@ -115,7 +115,7 @@ void check_spoilt(float odd) {
         std::vector<float> out(static_cast<std::size_t>(tokens * outputs));
         const std::array products{Product{matrix, MatrixView<float>(out.data(), tokens, outputs)}};
         cpu::multiply<Architecture, bits, Q>(pool, {x.data(), tokens, inputs}, products, Update::assign,
-                                             cpu::prefetching_of_processor(), workspace);
+                                             cpu::core_kind_of_processor(), workspace);
         return out;
     };
     const auto plain = random_numbers(3 * inputs, random);

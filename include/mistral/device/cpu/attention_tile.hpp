@@ -3,10 +3,10 @@
 #include <mistral/base/matrix_view.hpp>
 #include <mistral/base/shape.hpp>
 #include <mistral/base/window.hpp>
+#include <mistral/device/cpu/core_kind.hpp>
 #include <mistral/device/cpu/key_value_run.hpp>
 #include <mistral/device/cpu/multiply.hpp>
 #include <mistral/device/cpu/partial_attention.hpp>
-#include <mistral/device/cpu/prefetching.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/device.hpp>
 
@@ -199,7 +199,7 @@ class AttentionTile {
         constexpr Index keys_at_once = 8;
         const Index keys = piece.keys.rows();
         const MatrixView<A> scores(scores_.data() + piece.first, place_.count(), keys, keys_per_block);
-        const RowBlock<V, Architecture> block(piece.keys, queries_, scores, Update::assign, Prefetching::hardware);
+        const RowBlock<V, Architecture> block(piece.keys, queries_, scores, Update::assign, CoreKind::common);
         for (Index first = 0; first < keys; first += keys_at_once) {
             const Index end = std::min(keys, first + keys_at_once);
             if constexpr (std::same_as<V, C>)

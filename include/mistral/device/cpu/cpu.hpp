@@ -65,7 +65,7 @@ class BasicCpu : public CpuBase {
                   Update update, Workspace& workspace) const {
         if constexpr (may_have_amx && std::same_as<S, bfloat16>)
             if (may_use_amx()) return cpu::multiply<Amx, S>(pool(), x, products, update, workspace);
-        cpu::multiply<Architecture, S>(pool(), x, products, update, prefetching(), workspace);
+        cpu::multiply<Architecture, S>(pool(), x, products, update, core_kind(), workspace);
     }
 
     template <QuantizedScalar Q>
@@ -78,13 +78,13 @@ class BasicCpu : public CpuBase {
         if constexpr (may_have_amx)
             if (may_use_amx()) {
                 if (may_be_coarse) return cpu::multiply<Amx, Q>(pool(), x, products, update, workspace);
-                if (is_fast) return cpu::multiply<Amx, 8, Q>(pool(), x, products, update, prefetching(), workspace);
-                return cpu::multiply<Amx, 15, Q>(pool(), x, products, update, prefetching(), workspace);
+                if (is_fast) return cpu::multiply<Amx, 8, Q>(pool(), x, products, update, core_kind(), workspace);
+                return cpu::multiply<Amx, 15, Q>(pool(), x, products, update, core_kind(), workspace);
             }
         if (is_fast || (may_be_coarse && std::same_as<Q, Q4> && sizeof(Digit) == 1))
-            cpu::multiply<Architecture, 8, Q>(pool(), x, products, update, prefetching(), workspace);
+            cpu::multiply<Architecture, 8, Q>(pool(), x, products, update, core_kind(), workspace);
         else
-            cpu::multiply<Architecture, 15, Q>(pool(), x, products, update, prefetching(), workspace);
+            cpu::multiply<Architecture, 15, Q>(pool(), x, products, update, core_kind(), workspace);
     }
 
     template <class A>

@@ -6,8 +6,8 @@
 #include <mistral/base/ring.hpp>
 #include <mistral/base/workspace.hpp>
 #include <mistral/device/cpu/amx.hpp>
+#include <mistral/device/cpu/core_kind.hpp>
 #include <mistral/device/cpu/packed_matrix.hpp>
-#include <mistral/device/cpu/prefetching.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
 #include <mistral/device/device.hpp>
 
@@ -77,7 +77,7 @@ class CpuBase {
         : pool_(make_pool(options)),
           activation_precision_(options.activation_precision),
           may_use_amx_(options.amx && cpu::amx_is_available()),
-          prefetching_(cpu::prefetching_of_processor()) {}
+          core_kind_(cpu::core_kind_of_processor()) {}
 
     [[nodiscard]] Index threads() const { return pool_->threads(); }
 
@@ -151,7 +151,7 @@ class CpuBase {
     [[nodiscard]] ThreadPool& pool() const { return *pool_; }
     [[nodiscard]] ActivationPrecision activation_precision() const { return activation_precision_; }
     [[nodiscard]] bool may_use_amx() const { return may_use_amx_; }
-    [[nodiscard]] cpu::Prefetching prefetching() const { return prefetching_; }
+    [[nodiscard]] cpu::CoreKind core_kind() const { return core_kind_; }
 
   private:
     static std::shared_ptr<ThreadPool> make_pool(const CpuOptions& options) {
@@ -163,7 +163,7 @@ class CpuBase {
     std::shared_ptr<ThreadPool> pool_;
     ActivationPrecision activation_precision_;
     bool may_use_amx_;
-    cpu::Prefetching prefetching_;
+    cpu::CoreKind core_kind_;
 };
 
 }  // namespace mistral

@@ -2,6 +2,7 @@
 
 #include <mistral/base/types.hpp>
 #include <mistral/device/cpu/avx512_dot.hpp>
+#include <mistral/device/cpu/core_kind.hpp>
 #include <mistral/device/cpu/simd.hpp>
 
 #include <array>
@@ -21,6 +22,15 @@ struct DotTile {
 
     DotTile() {
         unroll<rows * tokens>([this](auto i) { sums[i / tokens][i % tokens] = Vector(Activation<S>(0)); });
+    }
+
+    /// From and to [rows * tokens] vectors.
+    void load(const Activation<S>* from) {
+        unroll<rows * tokens>(
+            [&](auto i) { sums[i / tokens][i % tokens] = Vector::load_aligned(from + i * Vector::size); });
+    }
+    void store(Activation<S>* to) const {
+        unroll<rows * tokens>([&](auto i) { sums[i / tokens][i % tokens].store_aligned(to + i * Vector::size); });
     }
 
     /// Calls fetch(weights of the first row) before every step.
@@ -67,11 +77,29 @@ struct TileSize {
         if (many_registers && tokens == (one_vector ? 4 : 3)) return 6;
         return tokens <= (many_registers ? 3 : 1) ? 8 : 4;
     }
-    /// Memory is all for one token, and gives one long stream the fastest. Vectors must be so large that a single sum
-    /// keeps up, and the token so short that it stays in L1 meanwhile.
-    static constexpr bool takes_single_rows(Index token_bytes) { return many_registers && token_bytes <= 16 * 1024; }
-    /// Whether rows are fetched before they are read. With vectors of half the size, hardware is faster by itself.
-    static constexpr bool fetches_ahead = many_registers;
+    /// Memory is all for so few tokens, and gives one long stream the fastest. Vectors must be so large that a row's
+    /// sums keep up, and the tokens so short that they stay in L1 meanwhile.
+    static constexpr bool takes_single_rows(CoreKind core_kind, Index tokens, Index token_bytes) {
+        return many_registers && core_kind != CoreKind::intel && tokens <= (core_kind == CoreKind::zen5 ? 2 : 1) &&
+               tokens * token_bytes <= 20 * 1024;
+    }
+    /// How far ahead the only tile of tokens asks for its own rows; 0 if that is left to the hardware.
+    static constexpr Index bytes_ahead(CoreKind core_kind, int rows) {
+        if (core_kind == CoreKind::intel) return 512;
+        return core_kind == CoreKind::zen5 && rows == 1 ? 8192 : 0;
+    }
+    /// Whether rows that follow are fetched beside so many tokens. With vectors of half the size, hardware is faster
+    /// by itself.
+    static constexpr bool fetches_next_rows(CoreKind core_kind, int tokens) {
+        return many_registers && tokens > 1 && core_kind != CoreKind::zen5;
+    }
+    /// Whether so many tokens are multiplied by pieces of rows and inputs: where L2 gives a tile its tokens and rows
+    /// more slowly than it multiplies them.
+    static constexpr bool takes_pieces(CoreKind core_kind, Index all_tokens) {
+        return core_kind == CoreKind::zen5 && all_tokens >= 4 * tokens;
+    }
+    static constexpr Index tokens_in_pieces = 60;  // these, rows and sums stay in L2
+    static constexpr Index rows_in_pieces = 64;
     static constexpr int row_multiple = 24;  // holds whole tiles of any size
 };
 

@@ -3,8 +3,8 @@
 #include <mistral/base/host_matrix.hpp>
 #include <mistral/base/matrix_view.hpp>
 #include <mistral/base/rounding.hpp>
+#include <mistral/device/cpu/core_kind.hpp>
 #include <mistral/device/cpu/dot_tile.hpp>
-#include <mistral/device/cpu/prefetching.hpp>
 #include <mistral/device/cpu/row_block.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/cpu/tasks.hpp>
@@ -25,7 +25,7 @@ namespace mistral::cpu {
 /// x [tokens, inputs], of each product the weights [outputs, inputs] -> out [tokens, outputs].
 template <class Architecture, class S, class Workspace>
 void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x,
-              std::span<const Product<HostMatrix<S>, Activation<S>>> products, Update update, Prefetching prefetching,
+              std::span<const Product<HostMatrix<S>, Activation<S>>> products, Update update, CoreKind core_kind,
               Workspace& workspace) {
     using Packed = typename WeightLanes<S, Architecture>::Packed;
     constexpr Index tokens_to_pack = 16;
@@ -40,25 +40,33 @@ void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x,
     });
 
     using Size = TileSize<S, Architecture>;
+    using Block = RowBlock<S, Architecture>;
+    const bool in_pieces = Size::takes_pieces(core_kind, x.rows());
     const Index token_bytes = packed.cols() * static_cast<Index>(sizeof(Packed));
-    const Index tokens = TaskSize::tokens_in_cache(token_bytes, Size::tokens);
+    const Index tokens = in_pieces ? Size::tokens_in_pieces : TaskSize::tokens_in_cache(token_bytes, Size::tokens);
+    const auto sums = frame.template matrix<Activation<S>>(in_pieces ? pool.threads() : 0, Block::sums_of(tokens));
     const auto size = [&](const HostMatrix<S>& weights) {
         return TaskSize(pool.threads(), x.rows(), tokens, weights.rows(),
-                        weights.view.stride() * static_cast<Index>(sizeof(S)), Size::row_multiple);
+                        weights.view.stride() * static_cast<Index>(sizeof(S)),
+                        in_pieces ? Size::rows_in_pieces : Size::row_multiple);
     };
     for_each_product_task(
-        pool, products, size, [&](const auto& product, Index, Index row, Index token, const TaskSize& task) {
+        pool, products, size, [&](const auto& product, Index worker, Index row, Index token, const TaskSize& task) {
             assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
-            RowBlock<S, Architecture>(product.weights.view, packed, product.out, update, prefetching)
-                .run(row, std::min(product.weights.rows(), row + task.rows), token,
-                     std::min(x.rows(), token + task.tokens));
+            const Block block(product.weights.view, packed, product.out, update, core_kind);
+            const Index last_row = std::min(product.weights.rows(), row + task.rows);
+            const Index last_token = std::min(x.rows(), token + task.tokens);
+            if (in_pieces)
+                block.run_in_pieces(row, last_row, token, last_token, sums.row(worker));
+            else
+                block.run(row, last_row, token, last_token);
         });
 }
 
 /// The same in double precision through Eigen: the library's own reference, without a kernel of ours.
 template <class Architecture, std::same_as<double> S, class Workspace>
 void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x,
-              std::span<const Product<HostMatrix<S>, Activation<S>>> products, Update update, Prefetching, Workspace&) {
+              std::span<const Product<HostMatrix<S>, Activation<S>>> products, Update update, CoreKind, Workspace&) {
     using Row = Eigen::Map<const Eigen::VectorXd>;
     pool.for_each(x.rows(), [&](Index, Index t) noexcept {
         for (const auto& [weights, out] : products)

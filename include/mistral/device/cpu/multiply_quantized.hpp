@@ -1,9 +1,9 @@
 #pragma once
 
 #include <mistral/base/matrix_view.hpp>
+#include <mistral/device/cpu/core_kind.hpp>
 #include <mistral/device/cpu/packed_matrix.hpp>
 #include <mistral/device/cpu/panel_block.hpp>
-#include <mistral/device/cpu/prefetching.hpp>
 #include <mistral/device/cpu/quad_lanes.hpp>
 #include <mistral/device/cpu/tasks.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
@@ -41,7 +41,7 @@ void for_each_panel_task(ThreadPool& pool, MatrixView<const float> x,
 /// of 15 or 8 bits.
 template <class Architecture, int bits, QuantizedScalar Q, class Workspace>
 void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Product<PackedMatrix<Q>, float>> products,
-              Update update, Prefetching prefetching, Workspace& workspace) {
+              Update update, CoreKind core_kind, Workspace& workspace) {
     auto frame = workspace.frame();
     // One group more keeps rows from lying a power of two apart, where they would share few lines of a cache.
     using Lanes = QuadLanes<Architecture>;
@@ -54,7 +54,7 @@ void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Produ
     constexpr Index token_multiple = 12;  // a few tiles
     const Index token_bytes = tokens.cols() * static_cast<Index>(sizeof(Group));
     const Index tokens_per_task = TaskSize::tokens_in_cache(token_bytes, token_multiple);
-    const PanelReading reading = Lanes::template reading<Q>(prefetching);
+    const auto reading = PanelReading::of<Q, Lanes>(core_kind);
     for_each_panel_task(pool, x, products, tokens_per_task,
                         [&](const auto& product, Index first, Index last, Index first_token, Index last_token) {
                             const PanelBlock<Q, Architecture, Group> block(product.weights, tokens, product.out, update,

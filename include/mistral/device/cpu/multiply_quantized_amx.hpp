@@ -4,9 +4,9 @@
 #include <mistral/base/rounding.hpp>
 #include <mistral/device/cpu/amx.hpp>
 #include <mistral/device/cpu/amx_panel_block.hpp>
+#include <mistral/device/cpu/core_kind.hpp>
 #include <mistral/device/cpu/multiply_quantized.hpp>
 #include <mistral/device/cpu/packed_matrix.hpp>
-#include <mistral/device/cpu/prefetching.hpp>
 #include <mistral/device/cpu/tasks.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
 #include <mistral/device/cpu/token_group.hpp>
@@ -27,11 +27,11 @@ inline constexpr Index most_tokens_without_tiles = 4;
 template <int bits, QuantizedScalar Q, class Workspace>
 void multiply_panels_by_tiles(ThreadPool& pool, MatrixView<const float> x,
                               std::span<const Product<PackedMatrix<Q>, float>> products, Update update,
-                              Prefetching prefetching, Workspace& workspace) {
+                              CoreKind core_kind, Workspace& workspace) {
     using Block = AmxPanelBlock<Q, bits>;
     using Group = typename Block::Group;
     if (x.rows() <= most_tokens_without_tiles)
-        return multiply<Avx512Dot, bits>(pool, x, products, update, prefetching, workspace);
+        return multiply<Avx512Dot, bits>(pool, x, products, update, core_kind, workspace);
     assert(x.cols() > 0);
     // In as few tiles as hold them, all about equally large.
     const Index tile_tokens = divide_up(x.rows(), divide_up(x.rows(), amx_rows));
@@ -53,8 +53,8 @@ void multiply_panels_by_tiles(ThreadPool& pool, MatrixView<const float> x,
 
 template <std::same_as<Amx> Architecture, int bits, QuantizedScalar Q, class Workspace>
 void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Product<PackedMatrix<Q>, float>> products,
-              Update update, Prefetching prefetching, Workspace& workspace) {
-    multiply_panels_by_tiles<bits>(pool, x, products, update, prefetching, workspace);
+              Update update, CoreKind core_kind, Workspace& workspace) {
+    multiply_panels_by_tiles<bits>(pool, x, products, update, core_kind, workspace);
 }
 
 }  // namespace mistral::cpu

@@ -102,7 +102,7 @@ class PanelBlock {
         const Group* x = x_.row(token);
         for (Index g = 0; g < weights_.groups(); ++g, ++x) {
             if constexpr (tokens > 1)
-                for (Index i = 0; i < lines_ahead; ++i, ahead += cache_line) prefetch(ahead);
+                for (Index i = 0; i < lines_ahead; ++i, ahead += cache_line) reading_.fetch(ahead);
             unroll<panels>([&](auto i) {
                 if (tokens == 1 && reading_.fetches_beside) fetch_beside(group[i], Matrix::scale_bytes);
                 add_group<tokens, tokens * i>(group[i], x, sums);
@@ -121,9 +121,9 @@ class PanelBlock {
     }
 
     /// Asks for what stands behind the bytes that are multiplied now.
-    static void fetch_beside(const std::byte* now, Index bytes) {
+    void fetch_beside(const std::byte* now, Index bytes) const {
         constexpr Index bytes_ahead = 2048;
-        for (Index i = 0; i < bytes; i += cache_line) prefetch(now + bytes_ahead + i);
+        for (Index i = 0; i < bytes; i += cache_line) reading_.fetch(now + bytes_ahead + i);
     }
 
     /// Adds a group's products to the sums of the tokens, which begin at `first`, for as many of a panel's vectors at

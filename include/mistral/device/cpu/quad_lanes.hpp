@@ -1,7 +1,7 @@
 #pragma once
 
 #include <mistral/device/cpu/avx512_dot.hpp>
-#include <mistral/device/cpu/prefetching.hpp>
+#include <mistral/device/cpu/core_kind.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/scalar/quantization.hpp>
 
@@ -27,11 +27,25 @@ struct PanelReading {
     int streams;             ///< so many panels at the same time, for one token: 1, 2 or 4
     bool fetches_beside;     ///< each line shortly before it is wanted, evenly, for one token
     int tokens_by_hardware;  ///< one tile of more tokens fetches some groups ahead: hardware alone is slower
+    bool into_first_cache;   ///< what is fetched; or else into L2
 
-    /// By software.
-    template <QuantizedScalar Q>
-    static constexpr PanelReading fetching() {
-        return {.streams = std::same_as<Q, Q4> ? 4 : 2, .fetches_beside = true, .tokens_by_hardware = 1};
+    /// By QuadLanes of the instruction set where cores want nothing else.
+    template <QuantizedScalar Q, class Lanes>
+    static constexpr PanelReading of(CoreKind core_kind) {
+        constexpr bool is_q4 = std::same_as<Q, Q4>;
+        if (core_kind == CoreKind::intel)
+            return {
+                .streams = is_q4 ? 4 : 2, .fetches_beside = true, .tokens_by_hardware = 1, .into_first_cache = false};
+        if (core_kind == CoreKind::zen5)
+            return {.streams = 2, .fetches_beside = is_q4, .tokens_by_hardware = 1, .into_first_cache = true};
+        return Lanes::template reading<Q>();
+    }
+
+    void fetch(const std::byte* line) const {
+        if (into_first_cache)
+            prefetch<1>(line);
+        else
+            prefetch<2>(line);
     }
 };
 
@@ -49,8 +63,8 @@ struct QuadLanes {
     }
     static constexpr std::size_t vectors_at_once(int) { return vectors; }  // by tokens
     template <QuantizedScalar Q>
-    static constexpr PanelReading reading(Prefetching) {
-        return {.streams = 1, .fetches_beside = false, .tokens_by_hardware = 1};
+    static constexpr PanelReading reading() {
+        return {.streams = 1, .fetches_beside = false, .tokens_by_hardware = 1, .into_first_cache = false};
     }
     struct Integers {
         std::array<std::int32_t, 32> lanes;
@@ -117,10 +131,12 @@ struct QuadLanes<Avx512Dot> {
     }
     static constexpr std::size_t vectors_at_once(int tokens) { return tokens <= 6 ? vectors : 1; }
     template <QuantizedScalar Q>  // two streams where there is little to read between two sums
-    static constexpr PanelReading reading(Prefetching prefetching) {
-        if (prefetching == Prefetching::software) return PanelReading::fetching<Q>();
-        if constexpr (std::same_as<Q, Q4>) return {.streams = 2, .fetches_beside = false, .tokens_by_hardware = 1};
-        return {.streams = 1, .fetches_beside = false, .tokens_by_hardware = 6};
+    static constexpr PanelReading reading() {
+        constexpr bool is_q4 = std::same_as<Q, Q4>;
+        return {.streams = is_q4 ? 2 : 1,
+                .fetches_beside = false,
+                .tokens_by_hardware = is_q4 ? 1 : 6,
+                .into_first_cache = false};
     }
     using Integers = __m512i;
     using Floats = __m512;
@@ -184,10 +200,11 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
         return tokens <= 2 ? vectors : tokens <= 4 ? 2 : 1;
     }
     template <QuantizedScalar Q>
-    static constexpr PanelReading reading(Prefetching prefetching) {
-        if (prefetching == Prefetching::software) return PanelReading::fetching<Q>();
-        return {
-            .streams = 2, .fetches_beside = false, .tokens_by_hardware = std::same_as<Q, Q4> ? 1 : tokens<Q>(1, true)};
+    static constexpr PanelReading reading() {
+        return {.streams = 2,
+                .fetches_beside = false,
+                .tokens_by_hardware = std::same_as<Q, Q4> ? 1 : tokens<Q>(1, true),
+                .into_first_cache = false};
     }
     using Integers = __m256i;
     using Floats = __m256;

@@ -2,14 +2,15 @@
 
 #include <mistral/base/matrix_view.hpp>
 #include <mistral/base/rounding.hpp>
+#include <mistral/device/cpu/core_kind.hpp>
 #include <mistral/device/cpu/dot_tile.hpp>
-#include <mistral/device/cpu/prefetching.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/device.hpp>
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <type_traits>
 
 namespace mistral::cpu {
 
@@ -21,64 +22,80 @@ class RowBlock {
     using A = Activation<S>;
     using Lanes = WeightLanes<S, Architecture>;
     using Packed = typename Lanes::Packed;
+    using Size = TileSize<S, Architecture>;
 
     RowBlock(MatrixView<const S> weights, MatrixView<const Packed> x, MatrixView<A> out, Update update,
-             Prefetching prefetching)
+             CoreKind core_kind)
         : weights_(weights),
           x_(x),
           out_(out),
           update_(update),
-          prefetching_(prefetching),
+          core_kind_(core_kind),
           steps_(weights.cols() / Lanes::step) {}
 
     /// The tokens in as few tiles as hold them, all about equally large.
     void run(Index first_row, Index last_row, Index first_token, Index last_token) const {
-        constexpr Index most = TileSize<S, Architecture>::tokens;
-        const Index tokens = last_token - first_token;
-        if (tokens == 0) return;
-        const Index tiles = divide_up(tokens, most);
-        tiles_of<static_cast<int>(most)>(tokens, tiles, first_row, last_row, first_token);
+        tiles_of<Size::tokens>(first_row, last_row, first_token, last_token, nullptr);
     }
 
+    /// The same in pieces of rows and of inputs, of which `sums` [sums_of(tokens)] keeps what these give so far: a
+    /// tile's tokens stay in L1 while rows pass, which come from L2 for all tokens but the first ones.
+    void run_in_pieces(Index first_row, Index last_row, Index first_token, Index last_token, A* sums) const {
+        tiles_of<Size::tokens>(first_row, last_row, first_token, last_token, sums);
+    }
+
+    static constexpr Index sums_of(Index tokens) { return tokens * piece_rows * vector; }
+
   private:
+    static constexpr Index vector = lanes<A, Architecture>;
+    static constexpr Index piece_rows = Size::rows_in_pieces;
+    static constexpr Index piece_steps = 4096 / (Lanes::step * Index{sizeof(S)});
+
     /// Tiles of `most` tokens or one fewer, of the largest `most` that leaves none of them empty.
     template <int most>
-    void tiles_of(Index tokens, Index tiles, Index first_row, Index last_row, Index first_token) const {
+    void tiles_of(Index first_row, Index last_row, Index first_token, Index last_token, A* sums) const {
+        const Index tokens = last_token - first_token, tiles = divide_up(tokens, Index{Size::tokens});
+        if (tokens == 0) return;
         if constexpr (most > 1)
             if (tokens <= (most - 1) * tiles)
-                return tiles_of<most - 1>(tokens, tiles, first_row, last_row, first_token);
-        constexpr int rows = TileSize<S, Architecture>::rows(most);
+                return tiles_of<most - 1>(first_row, last_row, first_token, last_token, sums);
         const Index large = tokens - (most - 1) * tiles;
-        Index row = first_row;
-        if constexpr (most == 1)
-            if (tiles == 1 && prefetching_ == Prefetching::hardware &&
-                TileSize<S, Architecture>::takes_single_rows(x_.cols() * Index{sizeof(Packed)}))
-                for (; row < last_row; ++row) tile<1, 1>(row, first_token, {});
-        for (; row + rows <= last_row; row += rows) row_of_tiles<rows, most>(row, first_token, tiles, large);
-        for (; row + 2 <= last_row; row += 2) row_of_tiles<2, most>(row, first_token, tiles, large);
-        if (row < last_row) row_of_tiles<1, most>(row, first_token, tiles, large);
+        if (sums != nullptr) return pieces_of<most>(first_row, last_row, first_token, tiles, large, sums);
+        const auto row_of_all = [&](auto rows, Index row) { row_of_tiles<rows, most>(row, first_token, tiles, large); };
+        if (tiles == 1 && Size::takes_single_rows(core_kind_, most, x_.cols() * Index{sizeof(Packed)}))
+            for_each_tile_of_rows<1>(first_row, last_row, row_of_all);
+        else
+            for_each_tile_of_rows<Size::rows(most)>(first_row, last_row, row_of_all);
+    }
+
+    /// Calls body(count, row) for tiles of `most` rows, and of two and one that are left; count is a constant.
+    template <int most, class Body>
+    static void for_each_tile_of_rows(Index row, Index last, const Body& body) {
+        for (; row + most <= last; row += most) body(std::integral_constant<int, most>{}, row);
+        if constexpr (most > 2)
+            for (; row + 2 <= last; row += 2) body(std::integral_constant<int, 2>{}, row);
+        if constexpr (most > 1)
+            if (row < last) body(std::integral_constant<int, 1>{}, row);
     }
 
     /// What a tile asks memory for beside every step: a few times for a line where steps are shorter, since a test for
     /// that takes Clang a register, and with AVX2 a sum.
     struct Fetching {
-        const std::byte* next = nullptr;  ///< lines of the rows that follow
-        int lines = 0;                    ///< so many of them
-        bool own_rows = false;            ///< what is near in the tile's own
+        Index bytes_ahead = 0;            ///< so far behind what it multiplies now of each of its rows; 0 for nothing
+        const std::byte* next = nullptr;  ///< or lines of the rows that follow,
+        int lines = 0;                    ///< so many
     };
 
-    /// `rows` rows with all tokens, of which the first `large` tiles have `most` and the others one fewer. Where
-    /// software fetches, a tile that has all tokens asks for what is near in its own rows. Otherwise tiles of several
-    /// tokens share the lines of the rows that follow, evenly, since many at once hold up what is wanted now; one token
-    /// alone asks for nothing: the hardware sees what comes next.
+    /// `rows` rows with all tokens, of which the first `large` tiles have `most` and the others one fewer. Several
+    /// tiles share the lines of the rows that follow, evenly, since many at once hold up what is wanted now.
     template <int rows, int most>
     void row_of_tiles(Index row, Index token, Index tiles, Index large) const {
         const Index row_bytes = weights_.stride() * static_cast<Index>(sizeof(S));
-        Fetching fetching{.next = reinterpret_cast<const std::byte*>(weights_.row(row)) + rows * row_bytes,
-                          .own_rows = tiles == 1 && prefetching_ == Prefetching::software};
+        Fetching fetching{.bytes_ahead = tiles == 1 ? Size::bytes_ahead(core_kind_, rows) : 0,
+                          .next = reinterpret_cast<const std::byte*>(weights_.row(row)) + rows * row_bytes};
+        const bool shares_next = fetching.bytes_ahead == 0 && Size::fetches_next_rows(core_kind_, most);
         for (Index i = 0; i < tiles; ++i) {
-            if (TileSize<S, Architecture>::fetches_ahead && most > 1 && !fetching.own_rows)
-                fetching.lines = static_cast<int>(rows / tiles + (i < rows % tiles ? 1 : 0));
+            if (shares_next) fetching.lines = static_cast<int>(rows / tiles + (i < rows % tiles ? 1 : 0));
             if (i < large) {
                 tile<rows, most>(row, token, fetching);
                 token += most;
@@ -90,6 +107,43 @@ class RowBlock {
         }
     }
 
+    /// The steps first … last - 1 of a tile's rows and tokens; `sums` [rows * tokens] vectors keep what they give
+    /// until those that follow.
+    struct Steps {
+        Index first = 0;
+        Index last = 0;
+        A* sums = nullptr;
+    };
+
+    template <int most>
+    void pieces_of(Index first_row, Index last_row, Index first_token, Index tiles, Index large, A* sums) const {
+        for (Index row = first_row; row < last_row; row += piece_rows) {
+            const Index end = std::min(last_row, row + piece_rows);
+            Index step = 0;
+            do {
+                Steps steps{step, std::min(steps_, step + piece_steps), sums};
+                Index token = first_token;
+                for (Index i = 0; i < tiles; ++i)
+                    if (i < large)
+                        column_of_tiles<most>(row, end, token, steps);
+                    else if constexpr (most > 1)
+                        column_of_tiles<most - 1>(row, end, token, steps);
+                step += piece_steps;
+            } while (step < steps_);
+        }
+    }
+
+    /// So many tokens with the rows first … last - 1; goes on to the tokens and sums behind them.
+    template <int tokens>
+    void column_of_tiles(Index first, Index last, Index& token, Steps& steps) const {
+        for_each_tile_of_rows<Size::rows(tokens)>(first, last, [&](auto rows, Index row) {
+            const Index before = (row - first) * tokens * vector;
+            piece_of_tile<rows, tokens>(row, token, {steps.first, steps.last, steps.sums + before});
+        });
+        token += tokens;
+        steps.sums += sums_of(tokens);
+    }
+
     /// Flattened, so that at any level of optimisation the sums are registers. What is fetched has loops of its own,
     /// since a branch in every step costs.
     template <int rows, int tokens>
@@ -97,11 +151,10 @@ class RowBlock {
         DotTile<S, Architecture, rows, tokens> dot;
         const S* weights = weights_.row(row);
         const Packed* x = x_.row(token);
-        if (fetching.own_rows)
+        if (fetching.bytes_ahead > 0)
             dot.accumulate(weights, weights_.stride(), x, x_.stride(), steps_, [&](const S* now) {
-                constexpr Index bytes_ahead = 512;
                 for (Index r = 0; r < rows; ++r)
-                    prefetch<1>(reinterpret_cast<const std::byte*>(now + r * weights_.stride()) + bytes_ahead);
+                    prefetch<1>(reinterpret_cast<const std::byte*>(now + r * weights_.stride()) + fetching.bytes_ahead);
             });
         else if (fetching.lines > 0)
             dot.accumulate(weights, weights_.stride(), x, x_.stride(), steps_, [&](const S*) {
@@ -109,12 +162,32 @@ class RowBlock {
             });
         else
             dot.accumulate(weights, weights_.stride(), x, x_.stride(), steps_, [](const S*) {});
+        finish(dot, row, token);
+    }
+
+    template <int rows, int tokens>
+    [[gnu::flatten]] void piece_of_tile(Index row, Index token, Steps steps) const {
+        DotTile<S, Architecture, rows, tokens> dot;
+        if (steps.first > 0) dot.load(steps.sums);
+        const Index before = steps.first * Lanes::step;
+        dot.accumulate(weights_.row(row) + before, weights_.stride(), x_.row(token) + before, x_.stride(),
+                       steps.last - steps.first, [](const S*) {});
+        if (steps.last < steps_)
+            dot.store(steps.sums);
+        else
+            finish(dot, row, token);
+    }
+
+    /// Adds the inputs that are no whole step, and writes the sums.
+    template <std::size_t rows, std::size_t tokens>
+    void finish(DotTile<S, Architecture, rows, tokens>& dot, Index row, Index token) const {
         if (const Index done = steps_ * Lanes::step; done < weights_.cols()) {
-            std::array<S, static_cast<std::size_t>(rows * Lanes::step)> last{};
-            for (Index r = 0; r < rows; ++r)
-                std::copy_n(weights + r * weights_.stride() + done, weights_.cols() - done,
-                            last.data() + r * Lanes::step);
-            dot.add(last.data(), Lanes::step, x + done, x_.stride());
+            std::array<S, rows* static_cast<std::size_t>(Lanes::step)> last{};
+            for (std::size_t r = 0; r < rows; ++r) {
+                const S* const from = weights_.row(row + static_cast<Index>(r));
+                std::copy(from + done, from + weights_.cols(), last.data() + r * static_cast<std::size_t>(Lanes::step));
+            }
+            dot.add(last.data(), Lanes::step, x_.row(token) + done, x_.stride());
         }
         unroll<tokens>([&](auto t) {
             constexpr std::size_t fours = rows / 4;
@@ -138,7 +211,7 @@ class RowBlock {
     MatrixView<const Packed> x_;
     MatrixView<A> out_;
     Update update_;
-    Prefetching prefetching_;
+    CoreKind core_kind_;
     Index steps_;
 };
 
