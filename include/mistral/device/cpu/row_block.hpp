@@ -49,7 +49,8 @@ class RowBlock {
   private:
     static constexpr Index vector = lanes<A, Architecture>;
     static constexpr Index piece_rows = Size::rows_in_pieces;
-    static constexpr Index piece_steps = 4096 / (Lanes::step * Index{sizeof(S)});
+    static constexpr Index piece_bytes = 4096;  // of a row: six tokens' take half of L1
+    static constexpr Index piece_steps = piece_bytes / (Lanes::step * Index{sizeof(S)});
 
     /// Tiles of `most` tokens or one fewer, of the largest `most` that leaves none of them empty.
     template <int most>
@@ -115,6 +116,7 @@ class RowBlock {
         A* sums = nullptr;
     };
 
+    /// Piece by piece of the rows, and of their inputs, all tokens.
     template <int most>
     void pieces_of(Index first_row, Index last_row, Index first_token, Index tiles, Index large, A* sums) const {
         for (Index row = first_row; row < last_row; row += piece_rows) {
@@ -182,10 +184,10 @@ class RowBlock {
     template <std::size_t rows, std::size_t tokens>
     void finish(DotTile<S, Architecture, rows, tokens>& dot, Index row, Index token) const {
         if (const Index done = steps_ * Lanes::step; done < weights_.cols()) {
-            std::array<S, rows* static_cast<std::size_t>(Lanes::step)> last{};
+            std::array<S, rows * std::size_t{Lanes::step}> last{};
             for (std::size_t r = 0; r < rows; ++r) {
                 const S* const from = weights_.row(row + static_cast<Index>(r));
-                std::copy(from + done, from + weights_.cols(), last.data() + r * static_cast<std::size_t>(Lanes::step));
+                std::copy(from + done, from + weights_.cols(), last.data() + r * std::size_t{Lanes::step});
             }
             dot.add(last.data(), Lanes::step, x_.row(token) + done, x_.stride());
         }
