@@ -44,7 +44,8 @@ void check_products(double precision) {
                                        {16, 31, 64},
                                        {40, 7, 96},
                                        {23, 70, 600},
-                                       {131, 33, 257}}) {
+                                       {131, 33, 257},
+                                       {13, 3, 14336}}) {
         const Index tokens = product.tokens, outputs = product.outputs, inputs = product.inputs;
         CAPTURE(tokens);
         CAPTURE(outputs);
@@ -98,6 +99,29 @@ void check_products(double precision) {
     }
 }
 
+/// More tokens, inputs and panels than are multiplied at once.
+template <class Q, class Architecture, int bits>
+void check_pieces() {
+    constexpr Index tokens = 13, outputs = 260, inputs = 14336;
+    std::mt19937 random(8);
+    ThreadPool pool(2);
+    BasicWorkspace<AlignedBuffer<std::byte>> workspace;
+    const auto weights = random_numbers(outputs * inputs, random);
+    const PackedMatrix<Q> matrix(pool, outputs, inputs,
+                                 [&](Index row, float* to) { std::copy_n(weights.data() + row * inputs, inputs, to); });
+    const auto x = random_numbers(tokens * inputs, random);
+    const auto multiply = [&](Index first, Index count) {
+        std::vector<float> out(static_cast<std::size_t>(count * outputs), 1.0f);
+        const std::array products{Product{matrix, MatrixView<float>(out.data(), count, outputs)}};
+        cpu::multiply<Architecture, bits, Q>(pool, {x.data() + first * inputs, count, inputs}, products, Update::add,
+                                             cpu::core_kind_of_processor(), workspace);
+        return out;
+    };
+    const auto out = multiply(0, tokens);
+    for (Index t = 0; t < tokens; ++t)
+        CHECK(multiply(t, 1) == std::vector<float>(out.begin() + t * outputs, out.begin() + (t + 1) * outputs));
+}
+
 /// Three tokens of which the second holds `odd` once.
 template <class Q, class Architecture, int bits>
 void check_spoilt(float odd) {
@@ -139,6 +163,14 @@ TEST_CASE_TEMPLATE(
     check_products<Q8, Architecture, 15>(0.5 / 16319);
     check_products<Q4, Architecture, 8>(0.5 / 127);
     check_products<Q4, Architecture, 15>(0.5 / 16319);
+}
+
+TEST_CASE_TEMPLATE("tokens that are multiplied piece by piece have the bits that each has alone", Architecture,
+                   MISTRAL_TEST_ARCHITECTURES) {
+    check_pieces<Q8, Architecture, 8>();
+    check_pieces<Q8, Architecture, 15>();
+    check_pieces<Q4, Architecture, 8>();
+    check_pieces<Q4, Architecture, 15>();
 }
 
 TEST_CASE_TEMPLATE("a token that holds a NaN or an infinity has outputs of NaN only, and the others stay as they are",

@@ -21,8 +21,8 @@
 /// gives the same bits alone or in a chunk.
 namespace mistral::cpu {
 
-/// Cuts products of panels with x [tokens, inputs] into tasks of so many tokens, and calls body(product, first_panel,
-/// last_panel, first_token, last_token) for all of them, on the pool's threads.
+/// Cuts products of panels with x [tokens, inputs] into tasks of so many tokens, and calls body(product, worker,
+/// first_panel, last_panel, first_token, last_token) for all of them, on the pool's threads.
 template <QuantizedScalar Q, class Body>
 void for_each_panel_task(ThreadPool& pool, MatrixView<const float> x,
                          std::span<const Product<PackedMatrix<Q>, float>> products, Index tokens_per_task, Body body) {
@@ -30,12 +30,16 @@ void for_each_panel_task(ThreadPool& pool, MatrixView<const float> x,
         return TaskSize(pool.threads(), x.rows(), tokens_per_task, weights.panels(), weights.panel_bytes(), 1);
     };
     for_each_product_task(
-        pool, products, size, [&](const auto& product, Index, Index panel, Index token, const TaskSize& task) {
+        pool, products, size, [&](const auto& product, Index worker, Index panel, Index token, const TaskSize& task) {
             assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
-            body(product, panel, std::min(product.weights.panels(), panel + task.rows), token,
+            body(product, worker, panel, std::min(product.weights.panels(), panel + task.rows), token,
                  std::min(x.rows(), token + task.tokens));
         });
 }
+
+/// Groups that many tokens are multiplied with at a time: of more inputs, so few tokens would fit into L2 that panels
+/// came from farther away too often.
+inline constexpr Index most_groups_of_many = 64;
 
 /// x [tokens, inputs], of each product the weights [outputs, inputs] -> out [tokens, outputs]; activations are integers
 /// of 15 or 8 bits.
@@ -52,16 +56,24 @@ void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Produ
     });
 
     constexpr Index token_multiple = 12;  // a few tiles
-    const Index token_bytes = tokens.cols() * static_cast<Index>(sizeof(Group));
-    const Index tokens_per_task = TaskSize::tokens_in_cache(token_bytes, token_multiple);
+    const auto in_cache = [&](Index groups) {
+        return TaskSize::tokens_in_cache(groups * Index{sizeof(Group)}, token_multiple);
+    };
+    const Index groups =
+        x.rows() <= in_cache(tokens.cols()) ? tokens.cols() : std::min(tokens.cols(), most_groups_of_many);
+    const Index tokens_per_task = in_cache(groups);
+    using Block = PanelBlock<Q, Architecture, Group>;
+    const auto sums = frame.template matrix<float>(pool.threads(), Block::sums_of(std::min(x.rows(), tokens_per_task)));
     const auto reading = PanelReading::of<Q, Lanes>(core_kind);
-    for_each_panel_task(pool, x, products, tokens_per_task,
-                        [&](const auto& product, Index first, Index last, Index first_token, Index last_token) {
-                            const PanelBlock<Q, Architecture, Group> block(product.weights, tokens, product.out, update,
-                                                                           reading);
-                            if (x.rows() == 1) return block.run_alone(first, last);
-                            for (Index panel = first; panel < last; ++panel) block.run(panel, first_token, last_token);
-                        });
+    for_each_panel_task(
+        pool, x, products, tokens_per_task,
+        [&](const auto& product, Index worker, Index first, Index last, Index first_token, Index last_token) {
+            const Block block(product.weights, tokens, product.out, update, reading);
+            if (x.rows() == 1)
+                block.run_alone(first, last);
+            else
+                block.run(first, last, first_token, last_token, groups, sums.row(worker));
+        });
 }
 
 }  // namespace mistral::cpu

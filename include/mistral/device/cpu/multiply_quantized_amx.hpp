@@ -46,7 +46,7 @@ void multiply_panels_by_tiles(ThreadPool& pool, MatrixView<const float> x,
     const Index tokens_per_task = TaskSize::tokens_in_cache(token_bytes, tile_tokens);
     for_each_panel_task(
         pool, x, products, tokens_per_task,
-        [&](const auto& product, Index first, Index last, Index first_token, Index last_token) {
+        [&](const auto& product, Index, Index first, Index last, Index first_token, Index last_token) {
             Block(product.weights, tiles, tile_tokens, product.out, update).run(first, last, first_token, last_token);
         });
 }

@@ -43,18 +43,35 @@ class PanelBlock {
             run_streams<1>(first, last);
     }
 
-    /// The tokens in as few tiles as hold them, all about equally large.
-    void run(Index panel, Index first_token, Index last_token) const {
-        constexpr int alone = Lanes::template tokens<Q>(planes, true);
-        constexpr Index most = Lanes::template tokens<Q>(planes, false);
+    /// Several tokens with the panels first … last - 1, in pieces of so many groups of inputs: a piece of a few panels
+    /// meets all tokens before the next one. `sums` [sums_of(tokens)] keeps what the pieces give so far.
+    void run(Index first, Index last, Index first_token, Index last_token, Index groups_at_once, float* sums) const {
         const Index tokens = last_token - first_token;
-        tiles_of<alone>(panel, first_token, tokens, tokens <= alone ? 1 : divide_up(tokens, most));
+        for (; first < last; first += panels_at_once)
+            for (Index group = 0; group < weights_.groups(); group += groups_at_once) {
+                Piece piece{group, std::min(weights_.groups(), group + groups_at_once), sums};
+                for (Index panel = first; panel < std::min(last, first + panels_at_once); ++panel) {
+                    run(panel, first_token, tokens, piece);
+                    piece.sums += tokens * Matrix::panel_rows;
+                }
+            }
     }
+
+    static constexpr Index sums_of(Index tokens) { return panels_at_once * tokens * Matrix::panel_rows; }
 
   private:
     using Matrix = PackedMatrix<Q>;
     using Lanes = QuadLanes<Architecture>;
     static constexpr int planes = Group::planes;
+    static constexpr Index panels_at_once = 8;
+
+    /// The groups first … last - 1, and the sums [tokens, panel_rows] of a tile between them and the others.
+    struct Piece {
+        Index first;
+        Index last;
+        float* sums;
+    };
+    [[nodiscard]] Piece whole() const { return {0, weights_.groups(), nullptr}; }
 
     template <std::size_t streams>
     void run_streams(Index first, Index last) const {
@@ -62,45 +79,59 @@ class PanelBlock {
         for (Index panel = first; panel < first + each; ++panel) {
             std::array<Index, streams> panels;
             for (std::size_t i = 0; i < streams; ++i) panels[i] = panel + static_cast<Index>(i) * each;
-            tile<1, streams>(panels, 0, nullptr, 0);
+            tile<1, streams>(panels, 0, whole(), nullptr, 0);
         }
         for (Index panel = first + static_cast<Index>(streams) * each; panel < last; ++panel)
-            tile<1, 1>({panel}, 0, nullptr, 0);
+            tile<1, 1>({panel}, 0, whole(), nullptr, 0);
+    }
+
+    /// The tokens in as few tiles as hold them, all about equally large.
+    void run(Index panel, Index first_token, Index tokens, const Piece& piece) const {
+        constexpr int alone = Lanes::template tokens<Q>(planes, true);
+        constexpr Index most = Lanes::template tokens<Q>(planes, false);
+        tiles_of<alone>(panel, first_token, tokens, tokens <= alone ? 1 : divide_up(tokens, most), piece);
     }
 
     /// Tiles of `most` tokens or one fewer, of the largest `most` that leaves none of them empty. Each fetches a part
     /// of the panel that follows; alone, what is a little ahead of it.
     template <int most>
-    void tiles_of(Index panel, Index token, Index tokens, Index tiles) const {
+    void tiles_of(Index panel, Index token, Index tokens, Index tiles, Piece piece) const {
         if constexpr (most > 1)
-            if (tokens <= (most - 1) * tiles) return tiles_of<most - 1>(panel, token, tokens, tiles);
+            if (tokens <= (most - 1) * tiles) return tiles_of<most - 1>(panel, token, tokens, tiles, piece);
         const Index large = tokens - (most - 1) * tiles;
         constexpr Index lines = Matrix::group_bytes / cache_line;
         constexpr Index groups_ahead = 4;
         const Index lines_ahead = tiles > 1 || most > reading_.tokens_by_hardware ? divide_up(lines, tiles) : 0;
-        const std::byte* ahead =
-            weights_.panel(panel) + (tiles == 1 ? groups_ahead * Matrix::group_bytes : weights_.panel_bytes());
-        for (Index i = 0; i < tiles; ++i, ahead += weights_.panel_bytes() / tiles)
+        const std::byte* ahead = weights_.panel(panel) + piece.first * Matrix::group_bytes +
+                                 (tiles == 1 ? groups_ahead * Matrix::group_bytes : weights_.panel_bytes());
+        const Index share = (piece.last - piece.first) * Matrix::group_bytes / tiles;
+        for (Index i = 0; i < tiles; ++i, ahead += share)
             if (i < large) {
-                tile<most, 1>({panel}, token, ahead, lines_ahead);
+                tile<most, 1>({panel}, token, piece, ahead, lines_ahead);
                 token += most;
+                piece.sums += most * Matrix::panel_rows;
             } else if constexpr (most > 1) {
-                tile<most - 1, 1>({panel}, token, ahead, lines_ahead);
+                tile<most - 1, 1>({panel}, token, piece, ahead, lines_ahead);
                 token += most - 1;
+                piece.sums += (most - 1) * Matrix::panel_rows;
             }
     }
 
     /// Flattened, so that at any level of optimisation the sums are registers.
     template <int tokens, std::size_t panels = 1>
-    [[gnu::flatten]] void tile(std::array<Index, panels> panel, Index token, const std::byte* ahead,
+    [[gnu::flatten]] void tile(std::array<Index, panels> panel, Index token, const Piece& piece, const std::byte* ahead,
                                Index lines_ahead) const {
-        typename Lanes::Floats sums[panels * tokens][Lanes::vectors];
-        unroll<panels * tokens * Lanes::vectors>(
-            [&](auto i) { sums[i / Lanes::vectors][i % Lanes::vectors] = Lanes::zero(); });
+        constexpr std::size_t vectors = Lanes::vectors, vector = Matrix::panel_rows / vectors;
+        typename Lanes::Floats sums[panels * tokens][vectors];
+        unroll<panels * tokens * vectors>([&](auto i) { sums[i / vectors][i % vectors] = Lanes::zero(); });
+        if (piece.first > 0)
+            unroll<panels * tokens * vectors>(
+                [&](auto i) { sums[i / vectors][i % vectors] = Lanes::load(piece.sums + i * vector); });
         std::array<const std::byte*, panels> group;
-        for (std::size_t i = 0; i < panels; ++i) group[i] = weights_.panel(panel[i]);
-        const Group* x = x_.row(token);
-        for (Index g = 0; g < weights_.groups(); ++g, ++x) {
+        for (std::size_t i = 0; i < panels; ++i)
+            group[i] = weights_.panel(panel[i]) + piece.first * Matrix::group_bytes;
+        const Group* x = x_.row(token) + piece.first;
+        for (Index g = piece.first; g < piece.last; ++g, ++x) {
             if constexpr (tokens > 1)
                 for (Index i = 0; i < lines_ahead; ++i, ahead += cache_line) reading_.fetch(ahead);
             unroll<panels>([&](auto i) {
@@ -111,11 +142,15 @@ class PanelBlock {
                 if constexpr (panels > 1) std::atomic_signal_fence(std::memory_order_seq_cst);
             });
         }
+        if (piece.last < weights_.groups()) {
+            unroll<panels * tokens * vectors>(
+                [&](auto i) { Lanes::store(sums[i / vectors][i % vectors], piece.sums + i * vector); });
+            return;
+        }
         unroll<panels * tokens>([&](auto i) {
             constexpr std::size_t p = i / tokens, t = i % tokens;
             std::array<float, Matrix::panel_rows> values;
-            unroll<Lanes::vectors>(
-                [&](auto v) { Lanes::store(sums[i][v], values.data() + values.size() / Lanes::vectors * v); });
+            unroll<vectors>([&](auto v) { Lanes::store(sums[i][v], values.data() + vector * v); });
             write_panel<Architecture>(values.data(), panel[p], token + static_cast<Index>(t), out_, update_);
         });
     }

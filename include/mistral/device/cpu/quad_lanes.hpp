@@ -116,6 +116,11 @@ struct QuadLanes {
             sum.lanes[r] = std::fma(static_cast<float>(products.lanes[r]), scales.lanes[r] * scale, sum.lanes[r]);
         return sum;
     }
+    static Floats load(const float* sums) {
+        Floats all;
+        std::copy_n(sums, 32, all.lanes.data());
+        return all;
+    }
     static void store(const Floats& sums, float* to) { std::copy_n(sums.lanes.data(), 32, to); }
 };
 
@@ -175,6 +180,7 @@ struct QuadLanes<Avx512Dot> {
     static Floats multiply_add(Integers products, Floats scales, float scale, Floats sum) {
         return _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), _mm512_mul_ps(scales, _mm512_set1_ps(scale)), sum);
     }
+    static Floats load(const float* sums) { return _mm512_loadu_ps(sums); }
     static void store(Floats sums, float* to) { _mm512_storeu_ps(to, sums); }
 
   private:
@@ -238,6 +244,7 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
     static Floats multiply_add(Integers products, Floats scales, float scale, Floats sum) {
         return _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), _mm256_mul_ps(scales, _mm256_set1_ps(scale)), sum);
     }
+    static Floats load(const float* sums) { return _mm256_loadu_ps(sums); }
     static void store(Floats sums, float* to) { _mm256_storeu_ps(to, sums); }
 
   private:
