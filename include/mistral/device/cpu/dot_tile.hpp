@@ -99,7 +99,7 @@ struct TileSize {
         return core_kind == CoreKind::zen5 && all_tokens >= 4 * tokens;
     }
     static constexpr Index tokens_in_pieces = 64;  // these, rows and sums stay in L2
-    static constexpr Index rows_in_pieces = 64;
+    static constexpr Index rows_in_pieces = 128;
     static constexpr int row_multiple = 24;  // holds whole tiles of any size
 };
 

@@ -46,9 +46,10 @@ void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x,
     const Index tokens = in_pieces ? Size::tokens_in_pieces : TaskSize::tokens_in_cache(token_bytes, Size::tokens);
     const auto sums = frame.template matrix<Activation<S>>(in_pieces ? pool.threads() : 0, Block::sums_of(tokens));
     const auto size = [&](const HostMatrix<S>& weights) {
+        const bool are_many_rows = weights.rows() >= 2 * pool.threads() * Size::rows_in_pieces;
         return TaskSize(pool.threads(), x.rows(), tokens, weights.rows(),
                         weights.view.stride() * static_cast<Index>(sizeof(S)),
-                        in_pieces ? Size::rows_in_pieces : Size::row_multiple);
+                        in_pieces && are_many_rows ? Size::rows_in_pieces : Size::row_multiple);
     };
     for_each_product_task(
         pool, products, size, [&](const auto& product, Index worker, Index row, Index token, const TaskSize& task) {
