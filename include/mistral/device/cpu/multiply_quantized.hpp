@@ -46,6 +46,7 @@ inline constexpr Index most_groups_of_many = 64;
 template <class Architecture, int bits, QuantizedScalar Q, class Workspace>
 void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Product<PackedMatrix<Q>, float>> products,
               Update update, CoreKind core_kind, Workspace& workspace) {
+    assert(x.cols() > 0);
     auto frame = workspace.frame();
     // One group more keeps rows from lying a power of two apart, where they would share few lines of a cache.
     using Lanes = QuadLanes<Architecture>;
