@@ -46,21 +46,18 @@ void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x,
     const Index tokens = in_pieces ? Size::tokens_in_pieces : TaskSize::tokens_in_cache(token_bytes, Size::tokens);
     const auto sums = frame.template matrix<Activation<S>>(in_pieces ? pool.threads() : 0, Block::sums_of(tokens));
     const auto size = [&](const HostMatrix<S>& weights) {
-        const bool are_many_rows = weights.rows() >= 2 * pool.threads() * Size::rows_in_pieces;
+        if (in_pieces)
+            return TaskSize::blocks(pool.threads(), x.rows(), tokens, weights.rows(), Size::rows_in_pieces,
+                                    Size::rows_in_pieces / 2);
         return TaskSize(pool.threads(), x.rows(), tokens, weights.rows(),
-                        weights.view.stride() * static_cast<Index>(sizeof(S)),
-                        in_pieces && are_many_rows ? Size::rows_in_pieces : Size::row_multiple);
+                        weights.view.stride() * static_cast<Index>(sizeof(S)), Size::row_multiple);
     };
     for_each_product_task(
         pool, products, size, [&](const auto& product, Index worker, Index row, Index token, const TaskSize& task) {
             assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
-            const Block block(product.weights.view, packed, product.out, update, core_kind);
-            const Index last_row = std::min(product.weights.rows(), row + task.rows);
-            const Index last_token = std::min(x.rows(), token + task.tokens);
-            if (in_pieces)
-                block.run_in_pieces(row, last_row, token, last_token, sums.row(worker));
-            else
-                block.run(row, last_row, token, last_token);
+            Block(product.weights.view, packed, product.out, update, core_kind)
+                .run(row, std::min(product.weights.rows(), row + task.rows), token,
+                     std::min(x.rows(), token + task.tokens), in_pieces ? sums.row(worker) : nullptr);
         });
 }
 

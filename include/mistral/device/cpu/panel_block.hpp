@@ -51,7 +51,7 @@ class PanelBlock {
             for (Index group = 0; group < weights_.groups(); group += groups_at_once) {
                 Piece piece{group, std::min(weights_.groups(), group + groups_at_once), sums};
                 for (Index panel = first; panel < std::min(last, first + panels_at_once); ++panel) {
-                    run(panel, first_token, tokens, piece);
+                    run_piece(panel, first_token, tokens, piece);
                     piece.sums += tokens * Matrix::panel_rows;
                 }
             }
@@ -86,7 +86,7 @@ class PanelBlock {
     }
 
     /// The tokens in as few tiles as hold them, all about equally large.
-    void run(Index panel, Index first_token, Index tokens, const Piece& piece) const {
+    void run_piece(Index panel, Index first_token, Index tokens, const Piece& piece) const {
         constexpr int alone = Lanes::template tokens<Q>(planes, true);
         constexpr Index most = Lanes::template tokens<Q>(planes, false);
         tiles_of<alone>(panel, first_token, tokens, tokens <= alone ? 1 : divide_up(tokens, most), piece);

@@ -24,20 +24,19 @@ inline constexpr auto unsigned_q4_levels = [] {
 
 /// How memory gives panels the fastest.
 struct PanelReading {
-    int streams;             ///< so many panels at the same time, for one token: 1, 2 or 4
-    bool fetches_beside;     ///< each line shortly before it is wanted, evenly, for one token
-    int tokens_by_hardware;  ///< one tile of more tokens fetches some groups ahead: hardware alone is slower
-    bool into_first_cache;   ///< what is fetched; or else into L2
+    int streams;                    ///< so many panels at the same time, for one token: 1, 2 or 4
+    int tokens_by_hardware;         ///< one tile of more tokens fetches some groups ahead: hardware alone is slower
+    bool fetches_beside = false;    ///< each line shortly before it is wanted, evenly, for one token
+    bool into_first_cache = false;  ///< what is fetched; or else into L2
 
     /// By QuadLanes of the instruction set where cores want nothing else.
     template <QuantizedScalar Q, class Lanes>
     static constexpr PanelReading of(CoreKind core_kind) {
         constexpr bool is_q4 = std::same_as<Q, Q4>;
         if (core_kind == CoreKind::intel)
-            return {
-                .streams = is_q4 ? 4 : 2, .fetches_beside = true, .tokens_by_hardware = 1, .into_first_cache = false};
+            return {.streams = is_q4 ? 4 : 2, .tokens_by_hardware = 1, .fetches_beside = true};
         if (core_kind == CoreKind::zen5)
-            return {.streams = 2, .fetches_beside = is_q4, .tokens_by_hardware = 1, .into_first_cache = true};
+            return {.streams = 2, .tokens_by_hardware = 1, .fetches_beside = is_q4, .into_first_cache = true};
         return Lanes::template reading<Q>();
     }
 
@@ -64,7 +63,7 @@ struct QuadLanes {
     static constexpr std::size_t vectors_at_once(int) { return vectors; }  // by tokens
     template <QuantizedScalar Q>
     static constexpr PanelReading reading() {
-        return {.streams = 1, .fetches_beside = false, .tokens_by_hardware = 1, .into_first_cache = false};
+        return {.streams = 1, .tokens_by_hardware = 1};
     }
     struct Integers {
         std::array<std::int32_t, 32> lanes;
@@ -138,10 +137,7 @@ struct QuadLanes<Avx512Dot> {
     template <QuantizedScalar Q>  // two streams where there is little to read between two sums
     static constexpr PanelReading reading() {
         constexpr bool is_q4 = std::same_as<Q, Q4>;
-        return {.streams = is_q4 ? 2 : 1,
-                .fetches_beside = false,
-                .tokens_by_hardware = is_q4 ? 1 : 6,
-                .into_first_cache = false};
+        return {.streams = is_q4 ? 2 : 1, .tokens_by_hardware = is_q4 ? 1 : 6};
     }
     using Integers = __m512i;
     using Floats = __m512;
@@ -207,10 +203,7 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
     }
     template <QuantizedScalar Q>
     static constexpr PanelReading reading() {
-        return {.streams = 2,
-                .fetches_beside = false,
-                .tokens_by_hardware = std::same_as<Q, Q4> ? 1 : tokens<Q>(1, true),
-                .into_first_cache = false};
+        return {.streams = 2, .tokens_by_hardware = std::same_as<Q, Q4> ? 1 : tokens<Q>(1, true)};
     }
     using Integers = __m256i;
     using Floats = __m256;

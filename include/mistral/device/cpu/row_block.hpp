@@ -33,15 +33,14 @@ class RowBlock {
           core_kind_(core_kind),
           steps_(weights.cols() / Lanes::step) {}
 
-    /// The tokens in as few tiles as hold them, all about equally large.
-    void run(Index first_row, Index last_row, Index first_token, Index last_token) const {
-        tiles_of<Size::tokens>(first_row, last_row, first_token, last_token, nullptr);
-    }
-
-    /// The same in pieces of rows and of inputs, of which `sums` [sums_of(tokens)] keeps what these give so far: a
-    /// tile's tokens stay in L1 while rows pass, which come from L2 for all tokens but the first ones.
-    void run_in_pieces(Index first_row, Index last_row, Index first_token, Index last_token, A* sums) const {
-        tiles_of<Size::tokens>(first_row, last_row, first_token, last_token, sums);
+    /// The tokens in as few tiles as hold them, all about equally large. With `sums` [sums_of(tokens)], in pieces of
+    /// rows and of inputs, of which it keeps what these give so far: a tile's tokens stay in L1 while rows pass, which
+    /// come from L2 for all tokens but the first ones.
+    void run(Index first_row, Index last_row, Index first_token, Index last_token, A* sums = nullptr) const {
+        const Index tokens = last_token - first_token;
+        if (tokens == 0) return;
+        const Index tiles = divide_up(tokens, Index{Size::tokens});
+        tiles_of<Size::tokens>(tokens, tiles, first_row, last_row, first_token, sums);
     }
 
     static constexpr Index sums_of(Index tokens) { return tokens * piece_rows * vector; }
@@ -54,12 +53,10 @@ class RowBlock {
 
     /// Tiles of `most` tokens or one fewer, of the largest `most` that leaves none of them empty.
     template <int most>
-    void tiles_of(Index first_row, Index last_row, Index first_token, Index last_token, A* sums) const {
-        const Index tokens = last_token - first_token, tiles = divide_up(tokens, Index{Size::tokens});
-        if (tokens == 0) return;
+    void tiles_of(Index tokens, Index tiles, Index first_row, Index last_row, Index first_token, A* sums) const {
         if constexpr (most > 1)
             if (tokens <= (most - 1) * tiles)
-                return tiles_of<most - 1>(first_row, last_row, first_token, last_token, sums);
+                return tiles_of<most - 1>(tokens, tiles, first_row, last_row, first_token, sums);
         const Index large = tokens - (most - 1) * tiles;
         if (sums != nullptr) return pieces_of<most>(first_row, last_row, first_token, tiles, large, sums);
         const auto row_of_all = [&](auto rows, Index row) { row_of_tiles<rows, most>(row, first_token, tiles, large); };
@@ -111,9 +108,9 @@ class RowBlock {
     /// The steps first … last - 1 of a tile's rows and tokens; `sums` [rows * tokens] vectors keep what they give
     /// until those that follow.
     struct Steps {
-        Index first = 0;
-        Index last = 0;
-        A* sums = nullptr;
+        Index first;
+        Index last;
+        A* sums;
     };
 
     /// Piece by piece of the rows, and of their inputs, all tokens.
