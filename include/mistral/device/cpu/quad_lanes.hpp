@@ -203,7 +203,7 @@ struct QuadLanes<xsimd::fma3<xsimd::avx2>> {
     }
     template <QuantizedScalar Q>
     static constexpr PanelReading reading() {
-        return {.streams = 2, .tokens_by_hardware = std::same_as<Q, Q4> ? 1 : tokens<Q>(1, true)};
+        return {.streams = 2, .tokens_by_hardware = 1, .fetches_beside = true};
     }
     using Integers = __m256i;
     using Floats = __m256;
