@@ -192,20 +192,22 @@ class AttentionTile {
         }
     }
 
-    /// The scores of a few keys at a time. Values in the cache are asked for meanwhile: `add_values` goes through them
-    /// in an order that the hardware does not foresee.
+    /// The scores of a few keys at a time. Keys that follow in the cache, and values, are asked for meanwhile:
+    /// `add_values` goes through these in an order that the hardware does not foresee.
     template <class V>
-    void score(const Piece<V>& piece) const {
+    [[gnu::flatten, gnu::noinline]] void score(const Piece<V>& piece) const {
         constexpr Index keys_at_once = 8;
         const Index keys = piece.keys.rows();
         const MatrixView<A> scores(scores_.data() + piece.first, place_.count(), keys, keys_per_block);
-        const RowBlock<V, Architecture> block(piece.keys, queries_, scores, Update::assign, CoreKind::common);
+        const RowBlock<V, Architecture, true> block(piece.keys, queries_, scores, Update::assign, CoreKind::common);
         for (Index first = 0; first < keys; first += keys_at_once) {
             const Index end = std::min(keys, first + keys_at_once);
             if constexpr (std::same_as<V, C>)
                 for (Index key = first; key < end; ++key)
-                    for (Index i = 0; i < width_; i += cache_line / Index{sizeof(V)})
+                    for (Index i = 0; i < width_; i += cache_line / Index{sizeof(V)}) {
+                        prefetch(piece.keys.row(key) + keys_at_once * piece.keys.stride() + i);
                         prefetch(piece.values.row(key) + i);
+                    }
             block.run(first, end, 0, place_.count());
         }
     }
@@ -260,8 +262,8 @@ class AttentionTile {
 
     /// Flattened, so that at any level of optimisation the sums are registers.
     template <Index queries, int vectors, class V>
-    [[gnu::flatten]] void add_tile(Index q, KeyRange keys, const Piece<V>& piece, Index column,
-                                   PartialAttention<A> result) const {
+    [[gnu::flatten, gnu::noinline]] void add_tile(Index q, KeyRange keys, const Piece<V>& piece, Index column,
+                                                  PartialAttention<A> result) const {
         constexpr std::size_t count = queries * vectors;
         Vector sums[queries][vectors];
         const auto for_each_sum = [&](auto body) {

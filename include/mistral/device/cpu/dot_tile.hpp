@@ -6,6 +6,7 @@
 #include <mistral/device/cpu/simd.hpp>
 
 #include <array>
+#include <concepts>
 #include <cstddef>
 
 namespace mistral::cpu {
@@ -70,11 +71,13 @@ struct TileSize {
     static constexpr bool many_registers = lanes<float, Architecture> >= 16;  // AVX-512 has 32, the others 16
     static constexpr bool one_vector =
         sizeof(typename WeightLanes<S, Architecture>::Operand) == sizeof(Batch<Activation<S>, Architecture>);
-    static constexpr int tokens = many_registers ? (one_vector ? 6 : 5) : one_vector ? 3 : 2;
+    static constexpr bool widens = !std::same_as<typename WeightLanes<S, Architecture>::Packed, S>;
+    static constexpr int tokens = many_registers ? (one_vector ? 6 : 5) : one_vector && !widens ? 3 : 2;
 
-    /// Weight rows beside so many tokens: the fewer tokens, the more rows, which are so many streams from memory.
+    /// Weight rows beside so many tokens: the fewer tokens, the more rows, which are so many streams from memory. Of 16
+    /// registers, those that widen rows need one that 4 rows and 3 tokens would not leave.
     static constexpr int rows(int tokens) {
-        if (many_registers && tokens == (one_vector ? 4 : 3)) return 6;
+        if (many_registers ? tokens == (one_vector ? 4 : 3) : tokens == 2 && one_vector && widens) return 6;
         return tokens <= (many_registers ? 3 : 1) ? 8 : 4;
     }
     /// Memory is all for so few tokens, and gives one long stream the fastest. Vectors must be so large that a row's

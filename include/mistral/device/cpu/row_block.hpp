@@ -15,8 +15,9 @@
 namespace mistral::cpu {
 
 /// out(t, r) = or += the dot product of x's row t and the weights' row r, for r in first_row … last_row - 1.
-/// x [tokens, padded_to_steps(inputs)] is packed. Weights [outputs, inputs].
-template <class S, class Architecture>
+/// x [tokens, padded_to_steps(inputs)] is packed. Weights [outputs, inputs]. Short rows, which lie in L1, are
+/// multiplied as a part of the caller, since calls would take a fifth of the time: it must be flattened.
+template <class S, class Architecture, bool short_rows = false>
 class RowBlock {
   public:
     using A = Activation<S>;
@@ -58,7 +59,8 @@ class RowBlock {
             if (tokens <= (most - 1) * tiles)
                 return tiles_of<most - 1>(tokens, tiles, first_row, last_row, first_token, sums);
         const Index large = tokens - (most - 1) * tiles;
-        if (sums != nullptr) return pieces_of<most>(first_row, last_row, first_token, tiles, large, sums);
+        if constexpr (!short_rows)
+            if (sums != nullptr) return pieces_of<most>(first_row, last_row, first_token, tiles, large, sums);
         const auto row_of_all = [&](auto rows, Index row) { row_of_tiles<rows, most>(row, first_token, tiles, large); };
         if (tiles == 1 && Size::takes_single_rows(core_kind_, most, x_.cols() * Index{sizeof(Packed)}))
             for_each_tile_of_rows<1>(first_row, last_row, row_of_all);
@@ -91,16 +93,20 @@ class RowBlock {
         const Index row_bytes = weights_.stride() * static_cast<Index>(sizeof(S));
         Fetching fetching{.bytes_ahead = tiles == 1 ? Size::bytes_ahead(core_kind_, rows) : 0,
                           .next = reinterpret_cast<const std::byte*>(weights_.row(row)) + rows * row_bytes};
-        const bool shares_next = fetching.bytes_ahead == 0 && Size::fetches_next_rows(core_kind_, most);
+        const bool shares_next = !short_rows && fetching.bytes_ahead == 0 && Size::fetches_next_rows(core_kind_, most);
+        const auto next_tile = [&](auto tokens) {
+            if constexpr (short_rows)
+                short_tile<rows, tokens>(row, token);
+            else
+                tile<rows, tokens>(row, token, fetching);
+            token += tokens;
+        };
         for (Index i = 0; i < tiles; ++i) {
             if (shares_next) fetching.lines = static_cast<int>(rows / tiles + (i < rows % tiles ? 1 : 0));
-            if (i < large) {
-                tile<rows, most>(row, token, fetching);
-                token += most;
-            } else if constexpr (most > 1) {
-                tile<rows, most - 1>(row, token, fetching);
-                token += most - 1;
-            }
+            if (i < large)
+                next_tile(std::integral_constant<int, most>{});
+            else if constexpr (most > 1)
+                next_tile(std::integral_constant<int, most - 1>{});
             fetching.next += fetching.lines * row_bytes;
         }
     }
@@ -143,10 +149,11 @@ class RowBlock {
         steps.sums += sums_of(tokens);
     }
 
-    /// Flattened, so that at any level of optimisation the sums are registers. What is fetched has loops of its own,
-    /// since a branch in every step costs.
+    /// Flattened, so that at any level of optimisation the sums are registers; and a function of its own, since GCC
+    /// forgets that where it makes it a part of another. What is fetched has loops of its own: a branch in every step
+    /// costs.
     template <int rows, int tokens>
-    [[gnu::flatten]] void tile(Index row, Index token, Fetching fetching) const {
+    [[gnu::flatten, gnu::noinline]] void tile(Index row, Index token, Fetching fetching) const {
         DotTile<S, Architecture, rows, tokens> dot;
         const S* weights = weights_.row(row);
         const Packed* x = x_.row(token);
@@ -165,7 +172,14 @@ class RowBlock {
     }
 
     template <int rows, int tokens>
-    [[gnu::flatten]] void piece_of_tile(Index row, Index token, Steps steps) const {
+    [[gnu::flatten]] void short_tile(Index row, Index token) const {
+        DotTile<S, Architecture, rows, tokens> dot;
+        dot.accumulate(weights_.row(row), weights_.stride(), x_.row(token), x_.stride(), steps_, [](const S*) {});
+        finish(dot, row, token);
+    }
+
+    template <int rows, int tokens>
+    [[gnu::flatten, gnu::noinline]] void piece_of_tile(Index row, Index token, Steps steps) const {
         DotTile<S, Architecture, rows, tokens> dot;
         if (steps.first > 0) dot.load(steps.sums);
         const Index before = steps.first * Lanes::step;
