@@ -260,7 +260,7 @@ class AttentionTile {
         }
     }
 
-    /// Flattened, so that at any level of optimisation the sums are registers.
+    /// Flattened and by itself, so that at any level of optimisation, whatever surrounds it, the sums are registers.
     template <Index queries, int vectors, class V>
     [[gnu::flatten, gnu::noinline]] void add_tile(Index q, KeyRange keys, const Piece<V>& piece, Index column,
                                                   PartialAttention<A> result) const {

@@ -105,22 +105,18 @@ class PanelBlock {
         const std::byte* ahead = weights_.panel(panel) + piece.first * Matrix::group_bytes +
                                  (tiles == 1 ? groups_ahead * Matrix::group_bytes : weights_.panel_bytes());
         const Index share = (piece.last - piece.first) * Matrix::group_bytes / tiles;
-        for (Index i = 0; i < tiles; ++i, ahead += share)
-            if (i < large) {
-                tile<most, 1>({panel}, token, piece, ahead, lines_ahead);
-                token += most;
-                piece.sums += most * Matrix::panel_rows;
-            } else if constexpr (most > 1) {
-                tile<most - 1, 1>({panel}, token, piece, ahead, lines_ahead);
-                token += most - 1;
-                piece.sums += (most - 1) * Matrix::panel_rows;
-            }
+        for_each_even_tile<most>(tiles, large, [&](auto count) {
+            tile<count, 1>({panel}, token, piece, ahead, lines_ahead);
+            token += count;
+            piece.sums += count * Matrix::panel_rows;
+            ahead += share;
+        });
     }
 
-    /// Flattened, so that at any level of optimisation the sums are registers.
+    /// Flattened and by itself, so that at any level of optimisation, whatever surrounds it, the sums are registers.
     template <int tokens, std::size_t panels = 1>
-    [[gnu::flatten]] void tile(std::array<Index, panels> panel, Index token, const Piece& piece, const std::byte* ahead,
-                               Index lines_ahead) const {
+    [[gnu::flatten, gnu::noinline]] void tile(std::array<Index, panels> panel, Index token, const Piece& piece,
+                                              const std::byte* ahead, Index lines_ahead) const {
         constexpr std::size_t vectors = Lanes::vectors, vector = Matrix::panel_rows / vectors;
         typename Lanes::Floats sums[panels * tokens][vectors];
         unroll<panels * tokens * vectors>([&](auto i) { sums[i / vectors][i % vectors] = Lanes::zero(); });

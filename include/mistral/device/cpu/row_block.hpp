@@ -68,14 +68,15 @@ class RowBlock {
             for_each_tile_of_rows<Size::rows(most)>(first_row, last_row, row_of_all);
     }
 
-    /// Calls body(count, row) for tiles of `most` rows, and of two and one that are left; count is a constant.
+    /// Calls body(count, row) for tiles of `most` rows, and of two and one that are left, of short rows of one: these
+    /// are left seldom, and a tile more takes long to compile. count is a constant.
     template <int most, class Body>
     static void for_each_tile_of_rows(Index row, Index last, const Body& body) {
         for (; row + most <= last; row += most) body(std::integral_constant<int, most>{}, row);
-        if constexpr (most > 2)
+        if constexpr (most > 2 && !short_rows)
             for (; row + 2 <= last; row += 2) body(std::integral_constant<int, 2>{}, row);
         if constexpr (most > 1)
-            if (row < last) body(std::integral_constant<int, 1>{}, row);
+            for (; row < last; ++row) body(std::integral_constant<int, 1>{}, row);
     }
 
     /// What a tile asks memory for beside every step: a few times for a line where steps are shorter, since a test for
@@ -94,21 +95,16 @@ class RowBlock {
         Fetching fetching{.bytes_ahead = tiles == 1 ? Size::bytes_ahead(core_kind_, rows) : 0,
                           .next = reinterpret_cast<const std::byte*>(weights_.row(row)) + rows * row_bytes};
         const bool shares_next = !short_rows && fetching.bytes_ahead == 0 && Size::fetches_next_rows(core_kind_, most);
-        const auto next_tile = [&](auto tokens) {
+        Index done = 0;
+        for_each_even_tile<most>(tiles, large, [&](auto tokens) {
+            if (shares_next) fetching.lines = static_cast<int>(rows / tiles + (done++ < rows % tiles ? 1 : 0));
             if constexpr (short_rows)
                 short_tile<rows, tokens>(row, token);
             else
                 tile<rows, tokens>(row, token, fetching);
             token += tokens;
-        };
-        for (Index i = 0; i < tiles; ++i) {
-            if (shares_next) fetching.lines = static_cast<int>(rows / tiles + (i < rows % tiles ? 1 : 0));
-            if (i < large)
-                next_tile(std::integral_constant<int, most>{});
-            else if constexpr (most > 1)
-                next_tile(std::integral_constant<int, most - 1>{});
             fetching.next += fetching.lines * row_bytes;
-        }
+        });
     }
 
     /// The steps first … last - 1 of a tile's rows and tokens; `sums` [rows * tokens] vectors keep what they give
@@ -128,11 +124,8 @@ class RowBlock {
             do {
                 Steps steps{step, std::min(steps_, step + piece_steps), sums};
                 Index token = first_token;
-                for (Index i = 0; i < tiles; ++i)
-                    if (i < large)
-                        column_of_tiles<most>(row, end, token, steps);
-                    else if constexpr (most > 1)
-                        column_of_tiles<most - 1>(row, end, token, steps);
+                for_each_even_tile<most>(tiles, large,
+                                         [&](auto tokens) { column_of_tiles<tokens>(row, end, token, steps); });
                 step += piece_steps;
             } while (step < steps_);
         }
@@ -149,9 +142,9 @@ class RowBlock {
         steps.sums += sums_of(tokens);
     }
 
-    /// Flattened, so that at any level of optimisation the sums are registers; and a function of its own, since GCC
-    /// forgets that where it makes it a part of another. What is fetched has loops of its own: a branch in every step
-    /// costs.
+    /// Flattened and by itself, so that at any level of optimisation the sums are registers: GCC forgets that it is to
+    /// be flattened where it makes it a part of another function. What is fetched has loops of its own, since a branch
+    /// in every step costs.
     template <int rows, int tokens>
     [[gnu::flatten, gnu::noinline]] void tile(Index row, Index token, Fetching fetching) const {
         DotTile<S, Architecture, rows, tokens> dot;

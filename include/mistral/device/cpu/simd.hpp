@@ -119,6 +119,15 @@ void for_each_tile(Index token, Index last, Body&& body) {
         if (token < last) for_each_tile<most - 1>(token, last, body);
 }
 
+/// Calls body(count) for so many tiles, of which the first `large` have `most` tokens and the others one fewer; count
+/// is a constant.
+template <int most, class Body>
+void for_each_even_tile(Index tiles, Index large, Body&& body) {
+    for (Index i = 0; i < large; ++i) body(std::integral_constant<int, most>{});
+    if constexpr (most > 1)
+        for (Index i = large; i < tiles; ++i) body(std::integral_constant<int, most - 1>{});
+}
+
 inline constexpr Index cache_line = 64;  // bytes
 
 /// Asks for the cache line of `memory`, which need not be mapped, as far as a core's first cache or its last, level 2.
