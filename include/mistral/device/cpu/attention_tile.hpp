@@ -192,29 +192,19 @@ class AttentionTile {
         }
     }
 
-    /// The scores of a few keys at a time. Keys that follow in the cache, and values, are asked for meanwhile:
-    /// `add_values` goes through these in an order that the hardware does not foresee.
+    /// The values of keys where they lie are asked for meanwhile: `add_values` goes through them in an order that the
+    /// hardware does not foresee.
     template <class V>
     [[gnu::flatten, gnu::noinline]] void score(const Piece<V>& piece) const {
-        constexpr Index keys_at_once = 8;
         const Index keys = piece.keys.rows();
         const MatrixView<A> scores(scores_.data() + piece.first, place_.count(), keys, keys_per_block);
-        const RowBlock<V, Architecture, true> block(piece.keys, queries_, scores, Update::assign, CoreKind::common);
-        for (Index first = 0; first < keys; first += keys_at_once) {
-            const Index end = std::min(keys, first + keys_at_once);
-            if constexpr (std::same_as<V, C>)
-                for (Index key = first; key < end; ++key)
-                    for (Index i = 0; i < width_; i += cache_line / Index{sizeof(V)}) {
-                        prefetch(piece.keys.row(key) + keys_at_once * piece.keys.stride() + i);
-                        prefetch(piece.values.row(key) + i);
-                    }
-            block.run(first, end, 0, place_.count());
-        }
+        const auto* beside = std::same_as<V, C> ? piece.values.data() : nullptr;
+        RowBlock<V, Architecture, true>(piece.keys, queries_, scores, beside).run(0, keys, 0, place_.count());
     }
 
     /// Scores -> exp(score - maximum) with the maximum of all scores so far, zeros for keys that are out of sight.
     void exponentiate(Index q, PartialAttention<A> result) {
-        const auto [from, to] = visible(q);
+        const auto [from, to] = visible(place_.token(q));
         A& rescale = rescale_[q];
         rescale = A(1);
         if (from >= to) return;
@@ -249,14 +239,13 @@ class AttentionTile {
     template <int vectors, class V>
     void add_columns(const Piece<V>& piece, Index column, PartialAttention<A> result) const {
         constexpr Index most = 6;
-        Index q = 0;
-        while (q < place_.count()) {
-            const Index first = q;
+        for (Index token = 0; token < place_.tokens;) {
+            const Index first = token;
             const KeyRange keys = visible(first);
-            while (q < place_.count() && visible(q) == keys) ++q;
-            for_each_tile<most>(first, q, [&](auto queries, Index start) {
-                add_tile<queries, vectors>(start, keys, piece, column, result);
-            });
+            while (token < place_.tokens && visible(token) == keys) ++token;
+            for_each_tile<most>(
+                first * place_.shape.group(), token * place_.shape.group(),
+                [&](auto queries, Index start) { add_tile<queries, vectors>(start, keys, piece, column, result); });
         }
     }
 
@@ -310,7 +299,7 @@ class AttentionTile {
         return *std::max_element(values.begin(), values.end());
     }
 
-    [[nodiscard]] KeyRange visible(Index q) const { return visible_[static_cast<std::size_t>(place_.token(q))]; }
+    [[nodiscard]] KeyRange visible(Index token) const { return visible_[static_cast<std::size_t>(token)]; }
 
     HeadQueries place_;
     Window window_;

@@ -34,6 +34,13 @@ class RowBlock {
           core_kind_(core_kind),
           steps_(weights.cols() / Lanes::step) {}
 
+    /// Short rows, which are whole steps. Where `beside` is given, as many bytes from there on as the rows are long are
+    /// asked for meanwhile, evenly.
+    RowBlock(MatrixView<const S> weights, MatrixView<const Packed> x, MatrixView<A> out,
+             const S* beside) requires short_rows : RowBlock(weights, x, out, Update::assign, CoreKind::common) {
+        beside_ = beside;
+    }
+
     /// The tokens in as few tiles as hold them, all about equally large. With `sums` [sums_of(tokens)], in pieces of
     /// rows and of inputs, of which it keeps what these give so far: a tile's tokens stay in L1 while rows pass, which
     /// come from L2 for all tokens but the first ones.
@@ -91,19 +98,29 @@ class RowBlock {
     /// tiles share the lines of the rows that follow, evenly, since many at once hold up what is wanted now.
     template <int rows, int most>
     void row_of_tiles(Index row, Index token, Index tiles, Index large) const {
+        if constexpr (short_rows) return short_row_of_tiles<rows, most>(row, token, tiles, large);
         const Index row_bytes = weights_.stride() * static_cast<Index>(sizeof(S));
         Fetching fetching{.bytes_ahead = tiles == 1 ? Size::bytes_ahead(core_kind_, rows) : 0,
                           .next = reinterpret_cast<const std::byte*>(weights_.row(row)) + rows * row_bytes};
-        const bool shares_next = !short_rows && fetching.bytes_ahead == 0 && Size::fetches_next_rows(core_kind_, most);
+        const bool shares_next = fetching.bytes_ahead == 0 && Size::fetches_next_rows(core_kind_, most);
         Index done = 0;
         for_each_even_tile<most>(tiles, large, [&](auto tokens) {
             if (shares_next) fetching.lines = static_cast<int>(rows / tiles + (done++ < rows % tiles ? 1 : 0));
-            if constexpr (short_rows)
-                short_tile<rows, tokens>(row, token);
-            else
-                tile<rows, tokens>(row, token, fetching);
+            tile<rows, tokens>(row, token, fetching);
             token += tokens;
             fetching.next += fetching.lines * row_bytes;
+        });
+    }
+
+    template <int rows, int most>
+    void short_row_of_tiles(Index row, Index token, Index tiles, Index large) const {
+        constexpr int lines = rows * static_cast<int>(Lanes::step * Index{sizeof(S)}) / static_cast<int>(cache_line);
+        Fetching fetching{.next = reinterpret_cast<const std::byte*>(beside_ + row * weights_.cols())};
+        Index done = 0;
+        for_each_even_tile<most>(tiles, large, [&](auto tokens) {
+            if (beside_ != nullptr) fetching.lines = static_cast<int>(lines / tiles + (done++ < lines % tiles ? 1 : 0));
+            short_tile<rows, tokens>(row, token, fetching);
+            token += tokens;
         });
     }
 
@@ -165,9 +182,11 @@ class RowBlock {
     }
 
     template <int rows, int tokens>
-    [[gnu::flatten]] void short_tile(Index row, Index token) const {
+    [[gnu::flatten]] void short_tile(Index row, Index token, Fetching& fetching) const {
         DotTile<S, Architecture, rows, tokens> dot;
-        dot.accumulate(weights_.row(row), weights_.stride(), x_.row(token), x_.stride(), steps_, [](const S*) {});
+        dot.accumulate(weights_.row(row), weights_.stride(), x_.row(token), x_.stride(), steps_, [&](const S*) {
+            for (int i = 0; i < fetching.lines; ++i, fetching.next += cache_line) prefetch(fetching.next);
+        });
         finish(dot, row, token);
     }
 
@@ -219,6 +238,7 @@ class RowBlock {
     Update update_;
     CoreKind core_kind_;
     Index steps_;
+    const S* beside_ = nullptr;
 };
 
 }  // namespace mistral::cpu
