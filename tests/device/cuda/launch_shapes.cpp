@@ -52,13 +52,23 @@ TEST_CASE("blocks are whole warps of at most 1024 threads") {
             CHECK(threads >= 32);
             CHECK(threads <= 1024);
         }
-        CHECK(most_multiply_warps % multiply_warps(n) == 0);
+        CHECK(most_multiply_warps % multiply_warps(n, n) == 0);
     }
 }
 
 TEST_CASE("products of few rows get more warps for each, so that all multiprocessors have work") {
-    CHECK(multiply_warps(256) == 4);
-    CHECK(multiply_warps(1024) == 2);
-    CHECK(multiply_warps(2048) == 1);
-    for (const Index groups : {512, 1024, 2048, 3584, 16000}) CHECK(groups * multiply_warps(groups) >= 2048);
+    constexpr Index pieces = 512;
+    CHECK(multiply_warps(256, pieces) == 4);
+    CHECK(multiply_warps(1024, pieces) == 2);
+    CHECK(multiply_warps(2048, pieces) == 1);
+    for (const Index groups : {512, 1024, 2048, 3584, 16000}) CHECK(groups * multiply_warps(groups, pieces) >= 2048);
+}
+
+TEST_CASE("every warp of a product has a piece, and no more than its share of them") {
+    CHECK(multiply_warps(1, 0) == 1);
+    CHECK(multiply_warps(1, 128) == 1);
+    CHECK(multiply_warps(1, 129) == 2);
+    CHECK(multiply_warps(1, 256) == 2);
+    CHECK(multiply_warps(1, 257) == 4);
+    CHECK(multiply_warps(1, 100'000) == 4);
 }

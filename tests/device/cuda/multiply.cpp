@@ -126,17 +126,18 @@ TEST_CASE_TEMPLATE("a product is added to what stands there", S, float, half, bf
 
 TEST_CASE_TEMPLATE("several products of one input give the bits of each alone, whatever the rows", S, float, half,
                    bfloat16) {
-    // Four, two and one warp for a group of rows; no rows at all; fewer products.
+    // One, two and four warps for a group of rows; no rows at all; fewer products.
+    constexpr Index inputs = 1100;
     const std::vector<std::vector<Index>> all_rows{{4100, 2050, 5}, {7, 0, 9}, {0, 0, 3}, {0, 0, 0}, {6, 11}};
     for (const auto& rows : all_rows) {
         const Index tokens = rows[0] < 10 && rows.size() == 3 ? 11 : 1;
         emulation::set_seed(static_cast<std::uint64_t>(rows[0]));
-        const DeviceMatrix<float> x(tokens, 72, {}, NormalNumbers(1));
+        const DeviceMatrix<float> x(tokens, inputs, {}, NormalNumbers(1));
         std::deque<DeviceMatrix<S>> weights;
         std::deque<DeviceMatrix<float>> together, alone;
         std::vector<cuda::WeightsFor<MatrixView<const S>>> products;
         for (const Index outputs : rows) {
-            weights.emplace_back(outputs, 72, Layout{}, NormalNumbers(2 + static_cast<unsigned>(products.size())));
+            weights.emplace_back(outputs, inputs, Layout{}, NormalNumbers(2 + static_cast<unsigned>(products.size())));
             together.emplace_back(tokens, outputs);
             alone.emplace_back(tokens, outputs);
             multiply<S>(x.view(), weights.back().view(), alone.back().view());

@@ -47,11 +47,13 @@ inline constexpr int chunk_pieces = 4;
 inline constexpr int most_multiply_warps = 4;
 inline constexpr int multiply_threads = 32 * most_multiply_warps;
 
-/// Warps that share the columns of a few rows, of which there are so many groups: no more, each of which has the more
-/// to do before they add up their sums, than make 16 for each multiprocessor of a large GPU.
-[[nodiscard]] constexpr int multiply_warps(Index groups_of_rows) {
+/// Warps that share the columns of a few rows, which are so many pieces, where there are so many groups of such rows:
+/// no more, each of which has the more to do before they add up their sums, than make 16 for each multiprocessor of
+/// a large GPU, and none without a piece.
+[[nodiscard]] constexpr int multiply_warps(Index groups_of_rows, Index pieces) {
+    constexpr Index pieces_of_warp = 32 * chunk_pieces;
     int warps = 1;
-    while (warps < most_multiply_warps && groups_of_rows * warps < 2048) warps *= 2;
+    while (warps < most_multiply_warps && groups_of_rows * warps < 2048 && warps * pieces_of_warp < pieces) warps *= 2;
     return warps;
 }
 

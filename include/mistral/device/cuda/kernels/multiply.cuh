@@ -80,7 +80,8 @@ void multiply(cudaStream_t stream, MatrixView<const float> x, std::span<const We
         Products<Rows<const S>> products(x, update, tokens);
         for (std::size_t i = 0; i < weights.size(); ++i) {
             const auto& [matrix, out] = weights[i];
-            products.set(i, matrix, out, multiply_warps(divide_up(matrix.rows(), multiply_rows(1))), rows);
+            const int warps = multiply_warps(divide_up(matrix.rows(), multiply_rows(1)), divide_up(x.cols(), width));
+            products.set(i, matrix, out, warps, rows);
         }
         launch_products(multiply_few<S, tokens, rows, whole>, stream, products);
     });

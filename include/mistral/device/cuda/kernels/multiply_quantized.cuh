@@ -99,7 +99,7 @@ void multiply(cudaStream_t stream, MatrixView<const float> x, std::span<const We
         Products<Tiles<Q>> products(x, update, tokens);
         for (std::size_t i = 0; i < weights.size(); ++i) {
             const auto& [tiles, out] = weights[i];
-            products.set(i, tiles, out, multiply_warps(tiles.row_tiles()), tiles.tile_rows);
+            products.set(i, tiles, out, multiply_warps(tiles.row_tiles(), tiles.tiles_of_row()), tiles.tile_rows);
         }
         launch_products(multiply_few_tiles<Q, tokens, whole>, stream, products, reader);
     });
