@@ -13,15 +13,15 @@ template void embed(cudaStream_t, const Token*, MatrixView<const half>, MatrixVi
 template void embed(cudaStream_t, const Token*, MatrixView<const bfloat16>, MatrixView<float>);
 
 template void multiply<float>(cudaStream_t, MatrixView<const float>,
-                              std::span<const WeightsFor<MatrixView<const float>>>, Update);
+                              std::span<const WeightsFor<MatrixView<const float>>>, Update, bool);
 template void multiply<half>(cudaStream_t, MatrixView<const float>, std::span<const WeightsFor<MatrixView<const half>>>,
-                             Update);
+                             Update, bool);
 template void multiply<bfloat16>(cudaStream_t, MatrixView<const float>,
-                                 std::span<const WeightsFor<MatrixView<const bfloat16>>>, Update);
+                                 std::span<const WeightsFor<MatrixView<const bfloat16>>>, Update, bool);
 template void multiply<Q8>(cudaStream_t, MatrixView<const float>, std::span<const WeightsFor<QuantizedView<Q8>>>,
-                           Update);
+                           Update, bool);
 template void multiply<Q4>(cudaStream_t, MatrixView<const float>, std::span<const WeightsFor<QuantizedView<Q4>>>,
-                           Update);
+                           Update, bool);
 
 template void dequantize(cudaStream_t, QuantizedView<Q8>, MatrixView<bfloat16>);
 template void dequantize(cudaStream_t, QuantizedView<Q4>, MatrixView<bfloat16>);

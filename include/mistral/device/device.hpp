@@ -105,12 +105,13 @@ concept Mappable = requires(const M& matrix) {
 ///   embed      tokens [1, tokens], table [vocab_size, hidden_size] -> out [tokens, hidden_size]
 ///   rms_norm   x [tokens, hidden_size], weight [1, hidden_size] -> out [tokens, hidden_size]
 ///   multiply   x [tokens, inputs], products -> each out = x times its weights, transposed, assigned or added
+///   gate       x [tokens, inputs], two products -> the first's out = silu(gate) * up of x times their weights, gate
+///              the first; the other's out is scratch memory
 ///   rotate     x [tokens, heads * head_dim], runs, frequencies [1, head_dim / 2], in place
 ///   convert    keys and values [tokens, kv_heads * head_dim] -> rows of a cache [tokens, kv_heads * row_size] each
 ///   append     such rows of keys and values, runs -> their slots in the runs' stores
 ///   attend     queries [tokens, query_heads * head_dim], such rows of their own keys and values, runs -> out, of the
 ///              queries' shape
-///   swiglu     gate, up [tokens, intermediate_size] -> out = silu(gate) * up
 ///   copy       a matrix of the device -> another
 ///   copy_in    a matrix in host memory -> one of the device
 ///   copy_out   the reverse
@@ -135,11 +136,11 @@ concept Device = std::copyable<D> && Mappable<typename D::template Matrix<Q4>> &
     device.embed(MatrixView<const Token>{}, weights, out, workspace);
     device.rms_norm(x, vector, 1e-5, out, workspace);
     device.multiply(x, std::array{Product{weights, out}}, Update::add, workspace);
+    device.gate(x, Product{weights, out}, Product{weights, out}, workspace);
     device.rotate(out, runs, vector, RotaryPairing::halves, workspace);
     device.template convert<bfloat16>(x, x, Index{} /* head_dim */, cached, cached, workspace);
     device.template append<bfloat16>(rows, rows, cached_runs, workspace);
     device.template attend<bfloat16>(x, rows, rows, cached_runs, Shape{}, out, workspace);
-    device.swiglu(x, x, out, workspace);
     device.copy(x, out, workspace);
     device.copy_in(x, out, workspace);
     device.copy_out(x, out, workspace);

@@ -4,7 +4,6 @@
 #include <mistral/model/linear.hpp>
 #include <mistral/model/weights.hpp>
 
-#include <array>
 #include <utility>
 
 namespace mistral {
@@ -33,8 +32,7 @@ class FeedForward {
         auto frame = workspace.frame();
         const auto gate = frame.template matrix<A>(x.rows(), gate_.outputs());
         const auto up = frame.template matrix<A>(x.rows(), gate_.outputs());
-        device_.multiply(x, std::array{gate_.to(gate), up_.to(up)}, Update::assign, workspace);
-        device_.swiglu(MatrixView<const A>(gate), MatrixView<const A>(up), gate, workspace);
+        device_.gate(x, gate_.to(gate), up_.to(up), workspace);
         down_.forward(gate, out, workspace, update);
     }
 

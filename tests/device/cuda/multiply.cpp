@@ -7,9 +7,11 @@
 #include <cstdint>
 #include <deque>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "device/cuda/device_matrix.hpp"
+#include "device/cuda/gated_product.hpp"
 #include "emulation.hpp"
 
 using namespace mistral;
@@ -150,6 +152,36 @@ TEST_CASE_TEMPLATE("several products of one input give the bits of each alone, w
             REQUIRE(together[i].same_bits(alone[i]));
         }
     }
+    emulation::set_seed(0);
+}
+
+TEST_CASE_TEMPLATE("a gate's products agree with double precision, with the same bits in chunks of any length", S,
+                   float, half, bfloat16) {
+    std::uint64_t seed = 0;
+    for (const auto& [outputs, inputs] : {std::pair<Index, Index>{1, 1}, {5, 7}, {9, 264}, {6, 3000}, {33, 1096}})
+        for (const Layout layout : layouts) {
+            CAPTURE(outputs);
+            CAPTURE(inputs);
+            const Index tokens = 17;
+            const DeviceMatrix<float> x(tokens, inputs, layout, NormalNumbers(1, 0.3f));
+            const DeviceMatrix<S> gate(outputs, inputs, layout, NormalNumbers(2));
+            const DeviceMatrix<S> up(outputs, inputs, layout, NormalNumbers(3));
+            DeviceMatrix<float> all(tokens, outputs, layout);
+            for (const Index count : {tokens, Index{1}, Index{2}, Index{3}, Index{8}}) {
+                emulation::set_seed(seed++ % 4);
+                DeviceMatrix<float> few(count, outputs, layout);
+                DeviceMatrix<float>& out = count == tokens ? all : few;
+                DeviceMatrix<float> unused(count, outputs);
+                const std::array products{cuda::WeightsFor<MatrixView<const S>>{gate.view(), out.view()},
+                                          cuda::WeightsFor<MatrixView<const S>>{up.view(), unused.view()}};
+                cuda::multiply<S>(nullptr, x.const_view().middle_rows(0, count), std::span(products), Update::assign,
+                                  true);
+                REQUIRE(out.download());
+                if (count == tokens) CHECK(worst_gated_error(x, gate, up, out) < 1);
+                for (Index t = 0; t < count; ++t)
+                    for (Index r = 0; r < outputs; ++r) REQUIRE(out(t, r) == all(t, r));
+            }
+        }
     emulation::set_seed(0);
 }
 

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cmath>
 #include <deque>
 #include <memory>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "device/cuda/device_matrix.hpp"
+#include "device/cuda/gated_product.hpp"
 #include "emulation.hpp"
 
 using namespace mistral;
@@ -21,8 +23,8 @@ namespace {
 template <QuantizedScalar Q>
 class Weights {
   public:
-    Weights(Index rows, Index cols) : view_{nullptr, nullptr, rows, cols} {
-        std::mt19937 random(1);
+    Weights(Index rows, Index cols, unsigned seed = 1) : view_{nullptr, nullptr, rows, cols} {
+        std::mt19937 random(seed);
         codes_.resize(static_cast<std::size_t>(view_.code_bytes()));
         for (std::uint8_t& byte : codes_) byte = static_cast<std::uint8_t>(random());
         scales_.resize(static_cast<std::size_t>(view_.scale_count()), static_cast<half>(std::nanf("")));
@@ -158,10 +160,27 @@ TEST_CASE_TEMPLATE("rows of tiles that two warps share, and those of one alone, 
     }
 }
 
+TEST_CASE_TEMPLATE("a gate's products agree with double precision with quantised weights", Q, Q8, Q4) {
+    for (const auto& [outputs, inputs] : {std::pair<Index, Index>{1, 1}, {5, 63}, {9, 200}, {6, 2300}, {33, 1100}}) {
+        CAPTURE(outputs);
+        CAPTURE(inputs);
+        const Weights<Q> gate(outputs, inputs, 1), up(outputs, inputs, 2);
+        for (const Index tokens : {1, 3, 9}) {
+            const DeviceMatrix<float> x(tokens, inputs, {}, NormalNumbers(3));
+            DeviceMatrix<float> out(tokens, outputs), unused(tokens, outputs);
+            const std::array products{cuda::WeightsFor<cuda::QuantizedView<Q>>{gate.view(), out.view()},
+                                      cuda::WeightsFor<cuda::QuantizedView<Q>>{up.view(), unused.view()}};
+            cuda::multiply<Q>(nullptr, x.view(), std::span(products), Update::assign, true);
+            REQUIRE(out.download());
+            CHECK(worst_gated_error(x, gate, up, out) < 1);
+        }
+    }
+}
+
 TEST_CASE_TEMPLATE("several products of one input give the bits of each alone with quantised weights", Q, Q8, Q4) {
-    // Groups of rows that four warps share, and that two do.
-    const Weights<Q> first(5, 200), second(4100, 200), third(9, 200);
-    const DeviceMatrix<float> x(2, 200, {}, NormalNumbers(3));
+    // Groups of rows that four warps share, or two.
+    const Weights<Q> first(5, 1100), second(4100, 1100), third(9, 1100);
+    const DeviceMatrix<float> x(2, 1100, {}, NormalNumbers(3));
     std::deque<DeviceMatrix<float>> together, alone;
     std::vector<cuda::WeightsFor<cuda::QuantizedView<Q>>> products;
     for (const Weights<Q>* weights : {&first, &second, &third}) {

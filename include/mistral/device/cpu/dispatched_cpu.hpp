@@ -114,6 +114,13 @@ class BasicCpu<Dispatched> : public CpuBase {
         kernels<cpu::WeightKernels<Q>>().multiply(*this, x, products, update, workspace);
     }
 
+    template <class M, class A>
+    void gate(std::type_identity_t<MatrixView<const A>> x, const Product<M, A>& gate, const Product<M, A>& up,
+              Workspace& workspace) const {
+        multiply(x, std::array{gate, up}, Update::assign, workspace);
+        swiglu<A>(gate.out, up.out, gate.out, workspace);
+    }
+
     template <class A>
     void rotate(MatrixView<A> x, std::span<const TokenRun> runs, const HostMatrix<float>& frequencies,
                 RotaryPairing pairing, Workspace& workspace) const {

@@ -94,9 +94,19 @@ class Cuda {
         static_assert(count <= most_products);
         const auto current = this->current();
         if (x.rows() > cuda::few_tokens) return multiply_many(x, products, update, workspace);
-        const auto views = std::apply([](const auto&... each) { return std::array{view_of(each)...}; }, products);
-        using View = typename decltype(views)::value_type;
-        cuda::multiply(workspace.stream(), x, std::span<const View>(views), update);
+        multiply_few(x, products, update, false, workspace);
+    }
+
+    template <class M>
+    void gate(MatrixView<const float> x, const Product<M, float>& gate, const Product<M, float>& up,
+              Workspace& workspace) const {
+        const auto current = this->current();
+        const std::array products{gate, up};
+        if (x.rows() > cuda::few_tokens) {
+            multiply_many(x, products, Update::assign, workspace);
+            return cuda::swiglu(workspace.stream(), gate.out, up.out, gate.out);
+        }
+        multiply_few(x, products, Update::assign, true, workspace);
     }
 
     void rotate(MatrixView<float> x, std::span<const TokenRun> runs, const DeviceMatrix<float>& frequencies,
@@ -138,12 +148,6 @@ class Cuda {
                         scratch.data());
     }
 
-    void swiglu(MatrixView<const float> gate, MatrixView<const float> up, MatrixView<float> out,
-                Workspace& workspace) const {
-        const auto current = this->current();
-        cuda::swiglu(workspace.stream(), gate, up, out);
-    }
-
     template <class T>
     void copy(MatrixView<const T> from, MatrixView<T> to, Workspace& workspace) const {
         copy(from, to, cudaMemcpyDeviceToDevice, workspace);
@@ -179,6 +183,14 @@ class Cuda {
             gpu_->product().run(workspace.stream(), rounded, dense(product.weights, inner, workspace), product.out,
                                 update, scratch.data());
         }
+    }
+
+    template <class M, std::size_t count>
+    static void multiply_few(MatrixView<const float> x, const std::array<Product<M, float>, count>& products,
+                             Update update, bool gated, Workspace& workspace) {
+        const auto views = std::apply([](const auto&... each) { return std::array{view_of(each)...}; }, products);
+        using View = typename decltype(views)::value_type;
+        cuda::multiply(workspace.stream(), x, std::span<const View>(views), update, gated);
     }
 
     template <class M>

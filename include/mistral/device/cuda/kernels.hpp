@@ -46,9 +46,11 @@ struct WeightsFor {
 /// one launch for up to `most_products` weights. A token gives the same bits in every chunk, whatever else is
 /// multiplied, and wherever the matrices lie; fast are rows at multiples of 16 bytes. The weights are read before what
 /// comes earlier on the stream is done, which so must not write them; those of Q8 and Q4, below, likewise.
+/// `gated`: there are two products of the same shape, gate and up, and silu(gate) * up is what the place of the first
+/// gets; the other's is not used.
 template <class S>
 void multiply(cudaStream_t, MatrixView<const float> x, std::span<const WeightsFor<MatrixView<const S>>> products,
-              Update);
+              Update, bool gated = false);
 
 /// Quantised weights [rows, cols] on the GPU, in tiles of 16 bytes, what a thread loads at once: 4 rows of 4 inputs
 /// in Q8, of 8 in Q4. What pads rows and inputs to whole tiles and groups has no effect.
@@ -84,7 +86,8 @@ struct QuantizedView {
 
 /// For Q = Q8, Q4: sums in float of products of levels with activations that are not rounded, times the scales.
 template <QuantizedScalar Q>
-void multiply(cudaStream_t, MatrixView<const float> x, std::span<const WeightsFor<QuantizedView<Q>>> products, Update);
+void multiply(cudaStream_t, MatrixView<const float> x, std::span<const WeightsFor<QuantizedView<Q>>> products, Update,
+              bool gated = false);
 
 /// For Q = Q8, Q4: the weights [rows, cols], rounded to bfloat16, for products with many tokens.
 template <QuantizedScalar Q>

@@ -4,6 +4,7 @@
 #include <mistral/device/cuda/kernels/elements.cuh>
 #include <mistral/device/cuda/kernels/launch.cuh>
 #include <mistral/device/cuda/kernels/rows_of_runs.cuh>
+#include <mistral/device/cuda/kernels/swiglu.cuh>
 #include <mistral/device/cuda/launch_shapes.hpp>
 #include <mistral/device/device.hpp>
 
@@ -107,7 +108,6 @@ void convert(cudaStream_t stream, MatrixView<const float> keys, MatrixView<const
                         ConvertBoth<C>{{keys, cached_keys}, {values, cached_values}});
 }
 
-/// silu(x) = x / (1 + exp(-x)): where the exponential overflows, the quotient is the zero that it ought to be.
 struct Swiglu {
     Rows<const float> gate;
     Rows<const float> up;
@@ -119,7 +119,7 @@ struct Swiglu {
         load(gate[row] + col, gates);
         load(up[row] + col, ups);
 #pragma unroll
-        for (int i = 0; i < width; ++i) gates[i] = gates[i] / (1 + expf(-gates[i])) * ups[i];
+        for (int i = 0; i < width; ++i) gates[i] = cuda::swiglu(gates[i], ups[i]);
         store(gates, out[row] + col);
     }
 };

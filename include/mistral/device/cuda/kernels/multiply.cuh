@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(multiply_threads, multiply_residents(tokens))
     let_next_begin();
     constexpr int width = 4 * per_word<S>;
     constexpr int ahead = pieces_ahead(tokens * group_rows);
-    const auto product = products.of_block();
+    const auto product = products.of_warp();
     const Group group(products, product, group_rows, tokens);
     const int pieces = group.first_row < product.rows ? divide_up(products.cols, width) : 0;
     float sums[group_rows][tokens] = {};
@@ -71,13 +71,13 @@ __global__ void __launch_bounds__(multiply_threads, multiply_residents(tokens))
 
 template <class S>
 void multiply(cudaStream_t stream, MatrixView<const float> x, std::span<const WeightsFor<MatrixView<const S>>> weights,
-              Update update) {
+              Update update, bool gated) {
     constexpr Index width = 16 / sizeof(S);
     bool fast = x.cols() % width == 0 && is_aligned(x, 4);
     for (const auto& [matrix, out] : weights) fast = fast && is_aligned(matrix, width);
     with_block_tokens(fast, x.rows(), [&]<int tokens, bool whole>() {
         constexpr int rows = multiply_rows(tokens);
-        Products<Rows<const S>> products(x, update, tokens);
+        Products<Rows<const S>> products(x, update, gated, tokens);
         for (std::size_t i = 0; i < weights.size(); ++i) {
             const auto& [matrix, out] = weights[i];
             const int warps = multiply_warps(divide_up(matrix.rows(), multiply_rows(1)), divide_up(x.cols(), width));

@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(multiply_threads, multiply_residents(tokens))
     constexpr int cols = QuantizedView<Q>::tile_cols;
     constexpr int ahead = pieces_ahead(tokens * rows);
     constexpr int tiles_of_group = TileReader<Q>::tiles_of_group;
-    const auto product = products.of_block();
+    const auto product = products.of_warp();
     const Group group(products, product, rows, tokens);
     const int row_tile = group.first_row / rows;
     const int tiles = group.first_row < product.rows ? divide_up(products.cols, cols) : 0;
@@ -91,12 +91,12 @@ __global__ void __launch_bounds__(multiply_threads, multiply_residents(tokens))
 
 template <QuantizedScalar Q>
 void multiply(cudaStream_t stream, MatrixView<const float> x, std::span<const WeightsFor<QuantizedView<Q>>> weights,
-              Update update) {
+              Update update, bool gated) {
     if (weights.empty()) return;
     const bool fast = x.cols() % QuantizedView<Q>::tile_cols == 0 && is_aligned(x, 4);
     const TileReader<Q> reader(weights.front().weights);
     with_block_tokens(fast, x.rows(), [&]<int tokens, bool whole>() {
-        Products<Tiles<Q>> products(x, update, tokens);
+        Products<Tiles<Q>> products(x, update, gated, tokens);
         for (std::size_t i = 0; i < weights.size(); ++i) {
             const auto& [tiles, out] = weights[i];
             products.set(i, tiles, out, multiply_warps(tiles.row_tiles(), tiles.tiles_of_row()), tiles.tile_rows);

@@ -4,6 +4,7 @@
 #include <mistral/device/cuda/kernels/elements.cuh>
 #include <mistral/device/cuda/kernels/launch.cuh>
 #include <mistral/device/cuda/kernels/reduce.cuh>
+#include <mistral/device/cuda/kernels/swiglu.cuh>
 #include <mistral/device/cuda/launch_shapes.hpp>
 #include <mistral/device/device.hpp>
 
@@ -14,6 +15,10 @@
 /// read in pieces of 16 bytes, `chunk_pieces` by each lane of a warp, after which the warp goes on where the others of
 /// the group have ended. Sums so depend on the shape of the weights alone.
 namespace mistral::cuda {
+
+__device__ __forceinline__ int warp_of_block() {
+    return static_cast<int>(threadIdx.x) / warp_lanes;
+}
 
 /// Weights as kernels see them, whose product with the input is out [tokens, rows]. `warps` share a group of rows, and
 /// `first_block` is the first for them.
@@ -34,31 +39,54 @@ struct Products {
     int cols;
     Update update;
     int token_blocks;
+    bool gated;      ///< half of a block's warps are for each of two products, of which SwiGLU makes the first's result
     int blocks = 0;  ///< for all rows
     OneProduct<Weights> each[most_products]{};
 
-    Products(MatrixView<const float> x_view, Update result, int block_tokens)
+    Products(MatrixView<const float> x_view, Update result, bool is_gated, int block_tokens)
         : x(x_view),
           tokens(static_cast<int>(x_view.rows())),
           cols(static_cast<int>(x_view.cols())),
           update(result),
-          token_blocks(divide_up(tokens, block_tokens)) {}
+          token_blocks(divide_up(tokens, block_tokens)),
+          gated(is_gated) {}
 
     /// Puts the next one in its place, in groups of `group_rows` rows. Places after the last have no blocks.
     void set(std::size_t index, const Weights& weights, MatrixView<float> out, int warps, int group_rows) {
-        each[index] = {weights, out, static_cast<int>(out.cols()), warps, blocks};
-        blocks += static_cast<int>(multiply_blocks(divide_up(out.cols(), group_rows), warps));
+        const auto rows = static_cast<int>(out.cols());
+        const Index groups = divide_up(out.cols(), group_rows);
+        if (gated) {  // two, of the same shape
+            warps = std::min(warps, most_multiply_warps / 2);
+            each[index] = {weights, out, rows, warps, 0};
+            blocks = static_cast<int>(multiply_blocks(groups, 2 * warps));
+            return;
+        }
+        each[index] = {weights, out, rows, warps, blocks};
+        blocks += static_cast<int>(multiply_blocks(groups, warps));
         for (std::size_t rest = index + 1; rest < most_products; ++rest) each[rest].first_block = blocks;
     }
 
-    /// The one that this block is for: chosen without an index, which would put all into slow memory.
-    __device__ __forceinline__ OneProduct<Weights> of_block() const {
+    /// The one that this warp is for: chosen without an index, which would put all into slow memory.
+    __device__ __forceinline__ OneProduct<Weights> of_warp() const {
         const int block = block_of_rows();
         OneProduct<Weights> product = each[0];
+        if (gated) {
+            if (is_for_up()) product = each[1];
+            return product;
+        }
 #pragma unroll
         for (std::size_t i = 1; i < most_products; ++i)
             if (block >= each[i].first_block) product = each[i];
         return product;
+    }
+
+    /// Warps of a block that are for the same product.
+    __device__ __forceinline__ int warps_of_product() const {
+        return gated ? most_multiply_warps / 2 : most_multiply_warps;
+    }
+    /// Whether this warp's product is the one that what a gate makes of the other is multiplied with.
+    __device__ __forceinline__ bool is_for_up() const {
+        return warp_of_block() >= warps_of_product();
     }
 
     /// Blocks with the same rows follow each other, so that the cache has the weights for all but the first.
@@ -87,7 +115,8 @@ struct Group {
                                      int tokens)
         : first_token(products.block_of_tokens() * tokens), warps(product.warps) {
         const int block = products.block_of_rows() - product.first_block;
-        const int of_all = block * most_multiply_warps + static_cast<int>(threadIdx.x) / warp_lanes;
+        const int side = products.warps_of_product();
+        const int of_all = block * side + warp_of_block() % side;
         first_row = of_all / warps * rows;
         warp = of_all % warps;
     }
@@ -133,31 +162,41 @@ __device__ __forceinline__ void load_activations(const float* row, int col, int 
     }
 }
 
+/// The sum of what the warps of a group summed.
+template <int sums>
+__device__ __forceinline__ float sum_of_group(const float (*of_warps)[sums], int warps, int i) {
+    float sum = 0;
+#pragma unroll 1
+    for (int warp = 0; warp < warps; ++warp) sum += of_warps[warp][i];
+    return sum;
+}
+
 /// Adds up what the threads of a group summed, times a factor, and writes it or adds it to what stands there.
 template <int group_rows, int tokens, class Weights>
 __device__ __forceinline__ void write_sums(const float (&sums)[group_rows][tokens], float factor, const Group& group,
                                            const OneProduct<Weights>& product, const Products<Weights>& products) {
     static __shared__ float of_warps[most_multiply_warps][group_rows * tokens];
-    const int warp_of_block = static_cast<int>(threadIdx.x) / warp_lanes;
 #pragma unroll
     for (int r = 0; r < group_rows; ++r)
 #pragma unroll
         for (int t = 0; t < tokens; ++t) {
             const float sum = sum_of_warp(sums[r][t]);
-            if (group.lane() == 0) of_warps[warp_of_block][r * tokens + t] = sum;
+            if (group.lane() == 0) of_warps[warp_of_block()][r * tokens + t] = sum;
         }
     __syncthreads();
-    const auto* of_group = of_warps + (warp_of_block - group.warp);
+    if (products.is_for_up()) return;  // the warps for the gate write the results of both
+    const auto* of_group = of_warps + (warp_of_block() - group.warp);
 #pragma unroll 1
     for (int i = group.warp * warp_lanes + group.lane(); i < group_rows * tokens; i += group.warps * warp_lanes) {
         const int row = group.first_row + i / tokens;
         const int token = group.first_token + i % tokens;
         if (row >= product.rows || token >= products.tokens) continue;
-        float sum = 0;
-#pragma unroll 1
-        for (int warp = 0; warp < group.warps; ++warp) sum += of_group[warp][i];
+        const float sum = sum_of_group(of_group, group.warps, i);
         float& to = product.out[token][row];
-        to = products.update == Update::add ? fmaf(sum, factor, to) : sum * factor;
+        if (products.gated)
+            to = swiglu(sum * factor, sum_of_group(of_group + most_multiply_warps / 2, group.warps, i) * factor);
+        else
+            to = products.update == Update::add ? fmaf(sum, factor, to) : sum * factor;
     }
 }
 
