@@ -158,8 +158,9 @@ TEST_CASE_TEMPLATE("several products of one input give the bits of each alone, w
 TEST_CASE_TEMPLATE("a gate's products agree with double precision, with the same bits in chunks of any length", S,
                    float, half, bfloat16) {
     std::uint64_t seed = 0;
-    for (const auto& [outputs, inputs] : {std::pair<Index, Index>{1, 1}, {5, 7}, {9, 264}, {6, 3000}, {33, 1096}})
+    for (const auto& shape : {std::pair<Index, Index>{1, 1}, {5, 7}, {9, 264}, {6, 3000}, {33, 1096}})
         for (const Layout layout : layouts) {
+            const Index outputs = shape.first, inputs = shape.second;
             CAPTURE(outputs);
             CAPTURE(inputs);
             const Index tokens = 17;

@@ -161,7 +161,8 @@ TEST_CASE_TEMPLATE("rows of tiles that two warps share, and those of one alone, 
 }
 
 TEST_CASE_TEMPLATE("a gate's products agree with double precision with quantised weights", Q, Q8, Q4) {
-    for (const auto& [outputs, inputs] : {std::pair<Index, Index>{1, 1}, {5, 63}, {9, 200}, {6, 2300}, {33, 1100}}) {
+    for (const auto& shape : {std::pair<Index, Index>{1, 1}, {5, 63}, {9, 200}, {6, 2300}, {33, 1100}}) {
+        const Index outputs = shape.first, inputs = shape.second;
         CAPTURE(outputs);
         CAPTURE(inputs);
         const Weights<Q> gate(outputs, inputs, 1), up(outputs, inputs, 2);
