@@ -90,7 +90,7 @@ class RowBlock {
     /// that takes Clang a register, and with AVX2 a sum.
     struct Fetching {
         Index bytes_ahead = 0;            ///< so far behind what it multiplies now of each of its rows; 0 for nothing
-        const std::byte* next = nullptr;  ///< or lines of the rows that follow,
+        const std::byte* next = nullptr;  ///< or lines from here on, such as of the rows that follow,
         int lines = 0;                    ///< so many
     };
 
@@ -112,10 +112,12 @@ class RowBlock {
         });
     }
 
+    /// The same of short rows, whose tiles share the lines beside them.
     template <int rows, int most>
     void short_row_of_tiles(Index row, Index token, Index tiles, Index large) const {
         constexpr int lines = rows * static_cast<int>(Lanes::step * Index{sizeof(S)}) / static_cast<int>(cache_line);
-        Fetching fetching{.next = reinterpret_cast<const std::byte*>(beside_ + row * weights_.cols())};
+        Fetching fetching;
+        if (beside_ != nullptr) fetching.next = reinterpret_cast<const std::byte*>(beside_ + row * weights_.cols());
         Index done = 0;
         for_each_even_tile<most>(tiles, large, [&](auto tokens) {
             if (beside_ != nullptr) fetching.lines = static_cast<int>(lines / tiles + (done++ < lines % tiles ? 1 : 0));
