@@ -104,13 +104,9 @@ TEST_CASE_TEMPLATE("products with quantised weights agree with double precision,
                 REQUIRE(out->download());
                 for (Index t = 0; t < tokens; ++t)
                     for (Index r = 0; r < outputs; ++r) {
-                        double exact = 0, magnitude = 0;
-                        for (Index i = 0; i < inputs; ++i) {
-                            exact += x(t, i) * weights(r, i);
-                            magnitude += std::abs(x(t, i) * weights(r, i));
-                        }
+                        const ExactProduct exact(x, t, weights, r);
                         // A lane adds up a few dozen numbers, some of which are sums of eight.
-                        REQUIRE(std::abs((*out)(t, r) - exact) <= 1e-6 * magnitude);
+                        REQUIRE(std::abs((*out)(t, r) - exact.value) <= 1e-6 * exact.magnitude);
                     }
                 if (first)
                     REQUIRE(out->same_bits(*first));
@@ -149,13 +145,9 @@ TEST_CASE_TEMPLATE("rows of tiles that two warps share, and those of one alone, 
         multiply<Q>(x.view(), weights, out.view());
         REQUIRE(out.download());
         for (const Index r : {Index{0}, Index{2047}, outputs - 1}) {
-            double exact = 0, magnitude = 0;
-            for (Index i = 0; i < 1100; ++i) {
-                exact += x(0, i) * weights(r, i);
-                magnitude += std::abs(x(0, i) * weights(r, i));
-            }
+            const ExactProduct exact(x, 0, weights, r);
             // As above.
-            CHECK(std::abs(out(0, r) - exact) <= 1e-6 * magnitude);
+            CHECK(std::abs(out(0, r) - exact.value) <= 1e-6 * exact.magnitude);
         }
     }
 }
