@@ -76,10 +76,11 @@ void check_products(const std::vector<std::array<Index, 3>>& shapes, const CpuOp
     }
 }
 
-// Around the sizes of registers, tiles and blocks; one input; one output.
-const std::vector<std::array<Index, 3>> shapes{
-    {1, 1, 1},     {2, 3, 5},      {1, 9, 31},   {3, 8, 32},   {4, 17, 33},   {6, 7, 64},    {7, 40, 100},  {13, 5, 65},
-    {16, 64, 128}, {1, 130, 1000}, {97, 12, 40}, {200, 9, 16}, {5, 300, 513}, {23, 83, 600}, {103, 20, 257}};
+// Around the sizes of registers, tiles, pieces and blocks; one input; one output.
+const std::vector<std::array<Index, 3>> shapes{{1, 1, 1},     {2, 3, 5},      {1, 9, 31},     {3, 8, 32},
+                                               {4, 17, 33},   {6, 7, 64},     {7, 40, 100},   {13, 5, 65},
+                                               {16, 64, 128}, {1, 130, 1000}, {97, 12, 40},   {200, 9, 16},
+                                               {5, 300, 513}, {23, 83, 600},  {103, 20, 257}, {70, 134, 1055}};
 
 }  // namespace
 
@@ -95,10 +96,16 @@ TEST_CASE("so do those of bfloat16 without tiles" * doctest::skip(!has_tiles()))
     check_products<bfloat16, NativeInstructionSet>(shapes, {.threads = 2, .amx = false});
 }
 
+#if defined(MISTRAL_HAS_AVX512_DOT)
+TEST_CASE("and those of bfloat16 in float, as on cores without fast dot products") {
+    check_products<bfloat16, Avx512Float>(shapes);
+}
+#endif
+
 TEST_CASE("the kind of cores is that of the processor that Linux names" *
           doctest::skip(!std::ifstream("/proc/cpuinfo").is_open())) {
     std::ifstream processors("/proc/cpuinfo");
-    bool is_intel = false, is_amd = false;
+    bool is_intel = false, is_amd = false, has_tiles_of_bfloat16 = false;
     int family = 0;
     for (std::string line; std::getline(processors, line);) {
         const std::string value = line.substr(std::min(line.size(), line.find(':') + 1));
@@ -106,11 +113,13 @@ TEST_CASE("the kind of cores is that of the processor that Linux names" *
             is_intel = value == " GenuineIntel";
             is_amd = value == " AuthenticAMD";
         }
+        if (line.starts_with("flags")) has_tiles_of_bfloat16 = (value + " ").find(" amx_bf16 ") != std::string::npos;
         if (line.starts_with("cpu family")) family = std::stoi(value);
     }
     CHECK(cpu::core_kind_of_processor() == (is_intel                   ? cpu::CoreKind::intel
                                             : is_amd && family >= 0x1a ? cpu::CoreKind::zen5
                                                                        : cpu::CoreKind::common));
+    CHECK(cpu::multiplies_faster_in_float() == (is_intel && !has_tiles_of_bfloat16));
 }
 
 TEST_CASE_TEMPLATE("the kind of cores changes no bit of the products", Architecture, MISTRAL_TEST_ARCHITECTURES) {

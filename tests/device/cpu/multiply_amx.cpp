@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <concepts>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -21,7 +22,9 @@
 
 using namespace mistral;
 
-TEST_CASE("a device that is not to use tiles multiplies by vectors, any number of tokens") {
+TEST_CASE("a device that is not to use tiles multiplies by vectors, of float where that is faster") {
+    using FloatSet =
+        std::conditional_t<std::same_as<NativeInstructionSet, Avx512Dot>, Avx512Float, NativeInstructionSet>;
     constexpr Index most_tokens = 100, outputs = 40, inputs = 200;
     std::mt19937 random(7);
     const auto x = random_numbers(most_tokens * inputs, random);
@@ -38,9 +41,14 @@ TEST_CASE("a device that is not to use tiles multiplies by vectors, any number o
         };
         device.multiply({x.data(), tokens, inputs}, std::array{product(out)}, Update::assign, workspace);
         ThreadPool pool(2);
-        const Product by_vectors = product(expected);
-        cpu::multiply<NativeInstructionSet, bfloat16>(pool, {x.data(), tokens, inputs}, std::span(&by_vectors, 1),
-                                                      Update::assign, cpu::core_kind_of_processor(), workspace);
+        const auto multiply_by_vectors = [&]<class Set>(Set, const Product<HostMatrix<bfloat16>, float>& by_vectors) {
+            cpu::multiply<Set, bfloat16>(pool, {x.data(), tokens, inputs}, std::span(&by_vectors, 1), Update::assign,
+                                         cpu::core_kind_of_processor(), workspace);
+        };
+        if (cpu::multiplies_faster_in_float())
+            multiply_by_vectors(FloatSet{}, product(expected));
+        else
+            multiply_by_vectors(NativeInstructionSet{}, product(expected));
         CHECK(out == expected);
     }
 }

@@ -5,6 +5,7 @@
 #include <mistral/device/cpu/amx.hpp>
 #include <mistral/device/cpu/packed_matrix.hpp>
 #include <mistral/device/cpu/panel_block.hpp>
+#include <mistral/device/cpu/prefetch.hpp>
 #include <mistral/device/cpu/quad_lanes.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/cpu/token_group.hpp>

@@ -6,6 +6,7 @@
 #include <mistral/device/cpu/amx_weights.hpp>
 #include <mistral/device/cpu/avx512_dot.hpp>
 #include <mistral/device/cpu/avx512_pairs.hpp>
+#include <mistral/device/cpu/prefetch.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/device.hpp>
 

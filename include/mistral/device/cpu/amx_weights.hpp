@@ -7,6 +7,7 @@
 #include <mistral/device/cpu/avx512_dot.hpp>
 #include <mistral/device/cpu/avx512_pairs.hpp>
 #include <mistral/device/cpu/packed_matrix.hpp>
+#include <mistral/device/cpu/prefetch.hpp>
 #include <mistral/device/cpu/quad_lanes.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/scalar/quantization.hpp>
@@ -34,47 +35,19 @@ template <QuantizedScalar Q>
     return weights.groups() * (group_size / amx_inputs);
 }
 
-/// Pieces of memory of so many bytes each, so far apart.
-struct AmxPieces {
-    const std::byte* first;
-    Index count, bytes, stride;
-};
-
 /// Where the steps first … last - 1 of the outputs from `output` on lie.
-[[nodiscard]] inline AmxPieces pieces_of(const HostMatrix<bfloat16>& weights, Index output, Index first, Index last) {
+[[nodiscard]] inline MemoryPieces pieces_of(const HostMatrix<bfloat16>& weights, Index output, Index first,
+                                            Index last) {
     constexpr Index size = sizeof(bfloat16);
     return {reinterpret_cast<const std::byte*>(weights.view.row(output) + first * amx_inputs),
             std::min(amx_outputs, weights.rows() - output), (last - first) * amx_inputs * size,
             weights.view.stride() * size};
 }
 template <QuantizedScalar Q>
-[[nodiscard]] AmxPieces pieces_of(const PackedMatrix<Q>& weights, Index output, Index first, Index last) {
+[[nodiscard]] MemoryPieces pieces_of(const PackedMatrix<Q>& weights, Index output, Index first, Index last) {
     const Index step_bytes = PackedMatrix<Q>::group_bytes * amx_inputs / group_size;
     return {weights.panel(output / amx_outputs) + first * step_bytes, 1, (last - first) * step_bytes, 0};
 }
-
-/// Fetches pieces of memory in so many calls, a few lines each, while something else is computed.
-class AmxFetch {
-  public:
-    AmxFetch(const AmxPieces& pieces, Index calls)
-        : left_(pieces), lines_per_call_(divide_up(pieces.count * divide_up(pieces.bytes, cache_line), calls)) {}
-
-    void fetch_some() {
-        for (Index i = 0; i < lines_per_call_ && left_.count > 0; ++i) {
-            prefetch(left_.first + offset_);
-            offset_ += cache_line;
-            if (offset_ < left_.bytes) continue;
-            offset_ = 0;
-            left_.first += left_.stride;
-            --left_.count;
-        }
-    }
-
-  private:
-    AmxPieces left_;
-    Index offset_ = 0;  // in the first one
-    Index lines_per_call_;
-};
 
 /// A tile [16 outputs, 32 inputs] of rows, with zeros behind the last output and the last input.
 inline void copy_tile(MatrixView<const bfloat16> weights, Index output, Index step, bfloat16* tile) {

@@ -35,26 +35,6 @@ inline void round_to_bfloat16(const float* x, Index n, bfloat16* rounded) {
     return s;
 }
 
-/// By halves of halves: 0 + 2 and 1 + 3 of each four lanes, then the fours.
-template <>
-struct LaneSums<float, Avx512Dot> {
-    using Vector = Batch<float, Avx512Dot>;
-
-    static std::array<float, 4> of(const std::array<Vector, 4>& batches) {
-        const auto& [a, b, c, d] = batches;
-        const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-        const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-        const __m512 fours = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
-        const __m256 twos = _mm256_add_ps(_mm512_castps512_ps256(fours), _mm512_extractf32x8_ps(fours, 1));
-        std::array<float, 4> all;
-        _mm_storeu_ps(all.data(), _mm_add_ps(_mm256_castps256_ps128(twos), _mm256_extractf128_ps(twos, 1)));
-        return all;
-    }
-    static std::array<float, 1> of(const std::array<Vector, 1>& batch) {
-        return {of(std::array<Vector, 4>{batch[0], batch[0], batch[0], batch[0]})[0]};
-    }
-};
-
 /// Pairs of weights meet pairs of activations, which are rounded to bfloat16 for it.
 template <>
 struct WeightLanes<bfloat16, Avx512Dot> {

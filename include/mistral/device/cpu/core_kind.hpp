@@ -29,4 +29,18 @@ enum class CoreKind {
     return CoreKind::common;
 }
 
+/// Whether the processor multiplies faster in float than by its dot products of bfloat16, if it has any: Intel's cores
+/// without AMX do. One of Emerald Rapids that hides AMX takes three cycles for a dot product of 32 pairs, in which it
+/// does 96 products of float; those that show it take half of one.
+[[nodiscard]] inline bool multiplies_faster_in_float() {
+#if defined(MISTRAL_X86) && defined(__GNUC__)
+    constexpr unsigned amx_of_bfloat16 = 1u << 22;
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return core_kind_of_processor() == CoreKind::intel && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) &&
+           (edx & amx_of_bfloat16) == 0;
+#else
+    return false;
+#endif
+}
+
 }  // namespace mistral::cpu

@@ -63,8 +63,11 @@ class BasicCpu : public CpuBase {
     template <class S>
     void multiply(MatrixView<const Activation<S>> x, std::span<const Product<HostMatrix<S>, Activation<S>>> products,
                   Update update, Workspace& workspace) const {
-        if constexpr (may_have_amx && std::same_as<S, bfloat16>)
+        if constexpr (has_dots && std::same_as<S, bfloat16>) {
             if (may_use_amx()) return cpu::multiply<Amx, S>(pool(), x, products, update, workspace);
+            if (multiplies_in_float())
+                return cpu::multiply<Avx512Float, S>(pool(), x, products, update, core_kind(), workspace);
+        }
         cpu::multiply<Architecture, S>(pool(), x, products, update, core_kind(), workspace);
     }
 
@@ -75,7 +78,7 @@ class BasicCpu : public CpuBase {
         const bool may_be_coarse =
             activation_precision() == ActivationPrecision::balanced && x.rows() > always_precise_tokens;
         const bool is_fast = activation_precision() == ActivationPrecision::fast;
-        if constexpr (may_have_amx)
+        if constexpr (has_dots)
             if (may_use_amx()) {
                 if (may_be_coarse) return cpu::multiply<Amx, Q>(pool(), x, products, update, workspace);
                 if (is_fast) return cpu::multiply<Amx, 8, Q>(pool(), x, products, update, core_kind(), workspace);
@@ -127,7 +130,7 @@ class BasicCpu : public CpuBase {
                 MatrixView<const CachedElement<C>> values, std::span<const CachedRun<C>> runs, const Shape& shape,
                 MatrixView<Activation<C>> out, Workspace& workspace) const {
         assert(queries.cols() == shape.query_heads * shape.head_dim && out.cols() == queries.cols());
-        if constexpr (may_have_amx && (std::same_as<C, bfloat16> || std::same_as<C, Q8>))
+        if constexpr (has_dots && (std::same_as<C, bfloat16> || std::same_as<C, Q8>))
             if (may_use_amx()) return cpu::attend<Amx, C>(pool(), queries, keys, values, runs, shape, out, workspace);
         cpu::attend<Architecture, C>(pool(), queries, keys, values, runs, shape, out, workspace);
     }
@@ -139,8 +142,8 @@ class BasicCpu : public CpuBase {
     }
 
   private:
-    /// Whether this may be a device that multiplies by tiles.
-    static constexpr bool may_have_amx = std::same_as<Architecture, Avx512Dot>;
+    /// Whether this device multiplies bfloat16, and by tiles where there are any.
+    static constexpr bool has_dots = std::same_as<Architecture, Avx512Dot>;
 
     /// Of the token that is this row of all runs.
     static Index position_of(Index row, std::span<const TokenRun> runs) {

@@ -77,7 +77,8 @@ class CpuBase {
         : pool_(make_pool(options)),
           activation_precision_(options.activation_precision),
           may_use_amx_(options.amx && cpu::amx_is_available()),
-          core_kind_(cpu::core_kind_of_processor()) {}
+          core_kind_(cpu::core_kind_of_processor()),
+          multiplies_in_float_(cpu::multiplies_faster_in_float()) {}
 
     [[nodiscard]] Index threads() const { return pool_->threads(); }
 
@@ -152,6 +153,7 @@ class CpuBase {
     [[nodiscard]] ActivationPrecision activation_precision() const { return activation_precision_; }
     [[nodiscard]] bool may_use_amx() const { return may_use_amx_; }
     [[nodiscard]] cpu::CoreKind core_kind() const { return core_kind_; }
+    [[nodiscard]] bool multiplies_in_float() const { return multiplies_in_float_; }
 
   private:
     static std::shared_ptr<ThreadPool> make_pool(const CpuOptions& options) {
@@ -164,6 +166,7 @@ class CpuBase {
     ActivationPrecision activation_precision_;
     bool may_use_amx_;
     cpu::CoreKind core_kind_;
+    bool multiplies_in_float_;
 };
 
 }  // namespace mistral

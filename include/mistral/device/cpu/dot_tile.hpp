@@ -96,13 +96,11 @@ struct TileSize {
     static constexpr bool fetches_next_rows(CoreKind core_kind, int tokens) {
         return many_registers && tokens > 1 && core_kind != CoreKind::zen5;
     }
-    /// Whether so many tokens are multiplied by pieces of rows and inputs: where L2 gives a tile its tokens and rows
-    /// more slowly than it multiplies them.
+    /// Whether so many tokens are multiplied by pieces of rows and inputs: where rows are to be widened, which is then
+    /// done once for many tokens, and where L2 gives a tile its tokens and rows more slowly than it multiplies them.
     static constexpr bool takes_pieces(CoreKind core_kind, Index all_tokens) {
-        return core_kind == CoreKind::zen5 && all_tokens >= 4 * tokens;
+        return (widens || core_kind == CoreKind::zen5) && all_tokens >= 5 * tokens;
     }
-    static constexpr Index tokens_in_pieces = 64;  // these, rows and sums stay in L2
-    static constexpr Index rows_in_pieces = 128;
     static constexpr int row_multiple = 24;  // holds whole tiles of any size
 };
 

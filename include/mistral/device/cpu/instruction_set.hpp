@@ -10,7 +10,11 @@ namespace mistral {
 /// AVX-512 with dot products of bfloat16 pairs and of 8-bit quadruples: Zen 4, Cooper Lake, Sapphire Rapids and later.
 struct Avx512Dot {};
 
-/// Beside it, tiles of bfloat16 and of bytes: Sapphire Rapids and later. Programs do not name it: a device with
+/// The same without dot products of bfloat16. Programs do not name it: a device with Avx512Dot finds at run time where
+/// float is faster.
+struct Avx512Float {};
+
+/// Beside Avx512Dot, tiles of bfloat16 and of bytes: Sapphire Rapids and later. Programs do not name it: a device with
 /// Avx512Dot finds at run time whether it may use tiles, and does for what they are good for.
 struct Amx {};
 
@@ -21,6 +25,10 @@ struct VectorsOf {
 };
 template <>
 struct VectorsOf<Avx512Dot> {
+    using type = xsimd::avx512bw;
+};
+template <>
+struct VectorsOf<Avx512Float> {
     using type = xsimd::avx512bw;
 };
 

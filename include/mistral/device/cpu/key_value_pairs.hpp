@@ -7,6 +7,7 @@
 #include <mistral/device/cpu/avx512_pairs.hpp>
 #include <mistral/device/cpu/key_value_run.hpp>
 #include <mistral/device/cpu/partial_attention.hpp>
+#include <mistral/device/cpu/prefetch.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/scalar/cached_row.hpp>
 

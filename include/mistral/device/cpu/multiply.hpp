@@ -5,6 +5,7 @@
 #include <mistral/base/rounding.hpp>
 #include <mistral/device/cpu/core_kind.hpp>
 #include <mistral/device/cpu/dot_tile.hpp>
+#include <mistral/device/cpu/piece_block.hpp>
 #include <mistral/device/cpu/row_block.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/cpu/tasks.hpp>
@@ -21,6 +22,45 @@
 /// Linear maps. Every output is one dot product whose order of summation depends on nothing but the number of inputs,
 /// so that the same token gives the same bits alone or in a chunk, on any number of threads.
 namespace mistral::cpu {
+
+/// Whole rows with as many packed tokens as stay in L2.
+template <class Architecture, class S, class Packed>
+void multiply_by_rows(ThreadPool& pool, MatrixView<const Packed> x,
+                      std::span<const Product<HostMatrix<S>, Activation<S>>> products, Update update,
+                      CoreKind core_kind) {
+    using Size = TileSize<S, Architecture>;
+    const Index tokens = TaskSize::tokens_in_cache(x.cols() * static_cast<Index>(sizeof(Packed)), Size::tokens);
+    const auto size = [&](const HostMatrix<S>& weights) {
+        return TaskSize(pool.threads(), x.rows(), tokens, weights.rows(),
+                        weights.view.stride() * static_cast<Index>(sizeof(S)), Size::row_multiple);
+    };
+    for_each_product_task(pool, products, size,
+                          [&](const auto& product, Index, Index row, Index token, const TaskSize& task) {
+                              RowBlock<S, Architecture>(product.weights.view, x, product.out, update, core_kind)
+                                  .run(row, std::min(product.weights.rows(), row + task.rows), token,
+                                       std::min(x.rows(), token + task.tokens));
+                          });
+}
+
+/// Blocks of rows and packed tokens, piece by piece.
+template <class Architecture, class S, class Packed, class Workspace>
+void multiply_by_pieces(ThreadPool& pool, MatrixView<const Packed> x,
+                        std::span<const Product<HostMatrix<S>, Activation<S>>> products, Update update,
+                        Workspace& workspace) {
+    using Block = PieceBlock<S, Architecture>;
+    auto frame = workspace.frame();
+    const auto scratch = frame.template matrix<Activation<S>>(pool.threads(), Block::scratch_size());
+    const auto size = [&](const HostMatrix<S>& weights) {
+        return TaskSize::blocks(pool.threads(), x.rows(), Block::most_tokens, weights.rows(), Block::most_rows,
+                                Block::most_rows / 2);
+    };
+    for_each_product_task(pool, products, size,
+                          [&](const auto& product, Index worker, Index row, Index token, const TaskSize& task) {
+                              Block(product.weights.view, x, product.out, update)
+                                  .run(row, std::min(product.weights.rows(), row + task.rows), token,
+                                       std::min(x.rows(), token + task.tokens), scratch.row(worker));
+                          });
+}
 
 /// x [tokens, inputs], of each product the weights [outputs, inputs] -> out [tokens, outputs].
 template <class Architecture, class S, class Workspace>
@@ -39,26 +79,10 @@ void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x,
             pack<S, Architecture>(x.row(t), x.cols(), packed.row(t));
     });
 
-    using Size = TileSize<S, Architecture>;
-    using Block = RowBlock<S, Architecture>;
-    const bool in_pieces = Size::takes_pieces(core_kind, x.rows());
-    const Index token_bytes = packed.cols() * static_cast<Index>(sizeof(Packed));
-    const Index tokens = in_pieces ? Size::tokens_in_pieces : TaskSize::tokens_in_cache(token_bytes, Size::tokens);
-    const auto sums = frame.template matrix<Activation<S>>(in_pieces ? pool.threads() : 0, Block::sums_of(tokens));
-    const auto size = [&](const HostMatrix<S>& weights) {
-        if (in_pieces)
-            return TaskSize::blocks(pool.threads(), x.rows(), tokens, weights.rows(), Size::rows_in_pieces,
-                                    Size::rows_in_pieces / 2);
-        return TaskSize(pool.threads(), x.rows(), tokens, weights.rows(),
-                        weights.view.stride() * static_cast<Index>(sizeof(S)), Size::row_multiple);
-    };
-    for_each_product_task(
-        pool, products, size, [&](const auto& product, Index worker, Index row, Index token, const TaskSize& task) {
-            assert(product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows());
-            Block(product.weights.view, packed, product.out, update, core_kind)
-                .run(row, std::min(product.weights.rows(), row + task.rows), token,
-                     std::min(x.rows(), token + task.tokens), in_pieces ? sums.row(worker) : nullptr);
-        });
+    if (TileSize<S, Architecture>::takes_pieces(core_kind, x.rows()))
+        multiply_by_pieces<Architecture>(pool, MatrixView<const Packed>(packed), products, update, workspace);
+    else
+        multiply_by_rows<Architecture>(pool, MatrixView<const Packed>(packed), products, update, core_kind);
 }
 
 /// The same in double precision through Eigen: the library's own reference, without a kernel of ours.

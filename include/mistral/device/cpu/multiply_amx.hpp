@@ -7,6 +7,7 @@
 #include <mistral/device/cpu/amx_row_block.hpp>
 #include <mistral/device/cpu/amx_tokens.hpp>
 #include <mistral/device/cpu/amx_weights.hpp>
+#include <mistral/device/cpu/prefetch.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/cpu/tasks.hpp>
 #include <mistral/device/cpu/thread_pool.hpp>
@@ -56,8 +57,8 @@ class AmxBlock {
             for (Index output = first_output; output < last_output; output += amx_outputs) {
                 const Stretch stretch{step, steps_from(step), output};
                 const bool is_last = output + amx_outputs >= last_output;
-                AmxFetch ahead = is_last ? fetch(step + amx_steps_at_once, first_output, last_tile - first_tile)
-                                         : fetch(step, output + amx_outputs, last_tile - first_tile);
+                PieceFetch ahead = is_last ? fetch(step + amx_steps_at_once, first_output, last_tile - first_tile)
+                                           : fetch(step, output + amx_outputs, last_tile - first_tile);
                 unpack_for_amx(weights_, output, step, step + stretch.steps, unpacked_);
                 Index tile = first_tile;
                 for (; tile + 2 <= last_tile; tile += 2) sums = add_steps<2>(stretch, tile, sums, ahead);
@@ -75,7 +76,7 @@ class AmxBlock {
     [[nodiscard]] Index steps_from(Index step) const { return std::min(amx_steps_at_once, tokens_.steps() - step); }
 
     /// For the weights of another stretch, while so many tiles of tokens are multiplied.
-    [[nodiscard]] AmxFetch fetch(Index step, Index output, Index tiles) const {
+    [[nodiscard]] PieceFetch fetch(Index step, Index output, Index tiles) const {
         const Index steps = std::max<Index>(0, steps_from(step));  // none behind the last
         return {pieces_of(weights_, output, step, step + steps), divide_up(tiles, 2) * amx_steps_at_once};
     }
@@ -83,7 +84,7 @@ class AmxBlock {
     /// Adds a stretch to the sums of one or two tiles of tokens, and writes them if it is the last. Returns the sums
     /// that follow.
     template <int tiles>
-    float* add_steps(const Stretch& stretch, Index tile, float* sums, AmxFetch& ahead) const {
+    float* add_steps(const Stretch& stretch, Index tile, float* sums, PieceFetch& ahead) const {
         constexpr Index two = 2 * amx_tile, lines = tiles * two / amx_columns;
         float* const next = sums + tiles * two;
         const auto fetch_next = [&, lines_per_step = divide_up(lines, stretch.steps)](Index i) {

@@ -3,6 +3,7 @@
 #include <mistral/base/matrix_view.hpp>
 #include <mistral/base/rounding.hpp>
 #include <mistral/device/cpu/packed_matrix.hpp>
+#include <mistral/device/cpu/prefetch.hpp>
 #include <mistral/device/cpu/quad_lanes.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/cpu/token_group.hpp>

@@ -2,6 +2,7 @@
 
 #include <mistral/device/cpu/avx512_dot.hpp>
 #include <mistral/device/cpu/core_kind.hpp>
+#include <mistral/device/cpu/prefetch.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/scalar/quantization.hpp>
 

@@ -4,6 +4,7 @@
 #include <mistral/base/rounding.hpp>
 #include <mistral/device/cpu/core_kind.hpp>
 #include <mistral/device/cpu/dot_tile.hpp>
+#include <mistral/device/cpu/prefetch.hpp>
 #include <mistral/device/cpu/simd.hpp>
 #include <mistral/device/device.hpp>
 
@@ -41,38 +42,58 @@ class RowBlock {
         beside_ = beside;
     }
 
-    /// The tokens in as few tiles as hold them, all about equally large. With `sums` [sums_of(tokens)], in pieces of
-    /// rows and of inputs, of which it keeps what these give so far: a tile's tokens stay in L1 while rows pass, which
-    /// come from L2 for all tokens but the first ones.
-    void run(Index first_row, Index last_row, Index first_token, Index last_token, A* sums = nullptr) const {
-        const Index tokens = last_token - first_token;
-        if (tokens == 0) return;
-        const Index tiles = divide_up(tokens, Index{Size::tokens});
-        tiles_of<Size::tokens>(tokens, tiles, first_row, last_row, first_token, sums);
+    /// The tokens in as few tiles as hold them, all about equally large.
+    void run(Index first_row, Index last_row, Index first_token, Index last_token) const {
+        for_tiles_of_tokens(last_token - first_token, [&](auto most, Index tiles, Index large) {
+            const auto row_of_all = [&](auto rows, Index row) {
+                row_of_tiles<rows, most>(row, first_token, tiles, large);
+            };
+            if (tiles == 1 && Size::takes_single_rows(core_kind_, most, x_.cols() * Index{sizeof(Packed)}))
+                for_each_tile_of_rows<1>(first_row, last_row, row_of_all);
+            else
+                for_each_tile_of_rows<Size::rows(most)>(first_row, last_row, row_of_all);
+        });
     }
 
-    static constexpr Index sums_of(Index tokens) { return tokens * piece_rows * vector; }
+    /// Which of the pieces of the inputs these are, and where the sums [sums_of(rows, tokens)] of those before lie.
+    struct Piece {
+        A* sums = nullptr;
+        bool is_first = true;
+        bool is_last = true;
+    };
+
+    /// The same where rows and inputs are a piece of all: one tile's tokens, which stay in L1 meanwhile, with all rows,
+    /// then the next. Only the last piece writes, those before keep their sums. Calls before_tile() before every tile
+    /// of tokens.
+    template <class Before>
+    void run_piece(Index first_token, Index last_token, Piece piece, Before before_tile) const {
+        for_tiles_of_tokens(last_token - first_token, [&](auto most, Index tiles, Index large) {
+            Index token = first_token;
+            for_each_even_tile<most>(tiles, large, [&](auto tokens) {
+                before_tile();
+                column_of_tiles<tokens>(token, piece);
+                token += tokens;
+                piece.sums += sums_of(weights_.rows(), tokens);
+            });
+        });
+    }
+
+    static constexpr Index sums_of(Index rows, Index tokens) { return rows * tokens * vector; }
 
   private:
     static constexpr Index vector = lanes<A, Architecture>;
-    static constexpr Index piece_rows = Size::rows_in_pieces;
-    static constexpr Index piece_bytes = 4096;  // of a row: six tokens' take half of L1
-    static constexpr Index piece_steps = piece_bytes / (Lanes::step * Index{sizeof(S)});
 
-    /// Tiles of `most` tokens or one fewer, of the largest `most` that leaves none of them empty.
-    template <int most>
-    void tiles_of(Index tokens, Index tiles, Index first_row, Index last_row, Index first_token, A* sums) const {
+    /// Calls body(most, tiles, large) for so many tiles, of which the first `large` have `most` tokens and the others
+    /// one fewer, of the largest `most` that leaves none of them empty. It is a constant.
+    template <class Body>
+    static void for_tiles_of_tokens(Index tokens, const Body& body) {
+        if (tokens > 0) for_tiles_of_tokens<Size::tokens>(tokens, divide_up(tokens, Index{Size::tokens}), body);
+    }
+    template <int most, class Body>
+    static void for_tiles_of_tokens(Index tokens, Index tiles, const Body& body) {
         if constexpr (most > 1)
-            if (tokens <= (most - 1) * tiles)
-                return tiles_of<most - 1>(tokens, tiles, first_row, last_row, first_token, sums);
-        const Index large = tokens - (most - 1) * tiles;
-        if constexpr (!short_rows)
-            if (sums != nullptr) return pieces_of<most>(first_row, last_row, first_token, tiles, large, sums);
-        const auto row_of_all = [&](auto rows, Index row) { row_of_tiles<rows, most>(row, first_token, tiles, large); };
-        if (tiles == 1 && Size::takes_single_rows(core_kind_, most, x_.cols() * Index{sizeof(Packed)}))
-            for_each_tile_of_rows<1>(first_row, last_row, row_of_all);
-        else
-            for_each_tile_of_rows<Size::rows(most)>(first_row, last_row, row_of_all);
+            if (tokens <= (most - 1) * tiles) return for_tiles_of_tokens<most - 1>(tokens, tiles, body);
+        body(std::integral_constant<int, most>{}, tiles, tokens - (most - 1) * tiles);
     }
 
     /// Calls body(count, row) for tiles of `most` rows, and of two and one that are left, of short rows of one: these
@@ -126,39 +147,12 @@ class RowBlock {
         });
     }
 
-    /// The steps first … last - 1 of a tile's rows and tokens; `sums` [rows * tokens] vectors keep what they give
-    /// until those that follow.
-    struct Steps {
-        Index first;
-        Index last;
-        A* sums;
-    };
-
-    /// Piece by piece of the rows, and of their inputs, all tokens.
-    template <int most>
-    void pieces_of(Index first_row, Index last_row, Index first_token, Index tiles, Index large, A* sums) const {
-        for (Index row = first_row; row < last_row; row += piece_rows) {
-            const Index end = std::min(last_row, row + piece_rows);
-            Index step = 0;
-            do {
-                Steps steps{step, std::min(steps_, step + piece_steps), sums};
-                Index token = first_token;
-                for_each_even_tile<most>(tiles, large,
-                                         [&](auto tokens) { column_of_tiles<tokens>(row, end, token, steps); });
-                step += piece_steps;
-            } while (step < steps_);
-        }
-    }
-
-    /// So many tokens with the rows first … last - 1; goes on to the tokens and sums behind them.
+    /// So many tokens with all rows.
     template <int tokens>
-    void column_of_tiles(Index first, Index last, Index& token, Steps& steps) const {
-        for_each_tile_of_rows<Size::rows(tokens)>(first, last, [&](auto rows, Index row) {
-            const Index before = (row - first) * tokens * vector;
-            piece_of_tile<rows, tokens>(row, token, {steps.first, steps.last, steps.sums + before});
+    void column_of_tiles(Index token, const Piece& piece) const {
+        for_each_tile_of_rows<Size::rows(tokens)>(0, weights_.rows(), [&](auto rows, Index row) {
+            piece_of_tile<rows, tokens>(row, token, {piece.sums + sums_of(row, tokens), piece.is_first, piece.is_last});
         });
-        token += tokens;
-        steps.sums += sums_of(tokens);
     }
 
     /// Flattened and by itself, so that at any level of optimisation the sums are registers: GCC forgets that it is to
@@ -193,16 +187,14 @@ class RowBlock {
     }
 
     template <int rows, int tokens>
-    [[gnu::flatten, gnu::noinline]] void piece_of_tile(Index row, Index token, Steps steps) const {
+    [[gnu::flatten, gnu::noinline]] void piece_of_tile(Index row, Index token, Piece piece) const {
         DotTile<S, Architecture, rows, tokens> dot;
-        if (steps.first > 0) dot.load(steps.sums);
-        const Index before = steps.first * Lanes::step;
-        dot.accumulate(weights_.row(row) + before, weights_.stride(), x_.row(token) + before, x_.stride(),
-                       steps.last - steps.first, [](const S*) {});
-        if (steps.last < steps_)
-            dot.store(steps.sums);
-        else
+        if (!piece.is_first) dot.load(piece.sums);
+        dot.accumulate(weights_.row(row), weights_.stride(), x_.row(token), x_.stride(), steps_, [](const S*) {});
+        if (piece.is_last)
             finish(dot, row, token);
+        else
+            dot.store(piece.sums);
     }
 
     /// Adds the inputs that are no whole step, and writes the sums.

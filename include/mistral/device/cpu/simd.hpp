@@ -74,6 +74,29 @@ struct LaneSums<float, xsimd::fma3<xsimd::avx2>> {
 };
 #endif
 
+#if defined(__AVX512BW__) && defined(__AVX512DQ__)
+/// By halves of halves: 0 + 2 and 1 + 3 of each four lanes, then the fours.
+template <class Architecture>
+requires std::derived_from<typename VectorsOf<Architecture>::type, xsimd::avx512bw>
+struct LaneSums<float, Architecture> {
+    using Vector = Batch<float, Architecture>;
+
+    static std::array<float, 4> of(const std::array<Vector, 4>& batches) {
+        const auto& [a, b, c, d] = batches;
+        const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+        const __m512 fours = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+        const __m256 twos = _mm256_add_ps(_mm512_castps512_ps256(fours), _mm512_extractf32x8_ps(fours, 1));
+        std::array<float, 4> all;
+        _mm_storeu_ps(all.data(), _mm_add_ps(_mm256_castps256_ps128(twos), _mm256_extractf128_ps(twos, 1)));
+        return all;
+    }
+    static std::array<float, 1> of(const std::array<Vector, 1>& batch) {
+        return {of(std::array<Vector, 4>{batch[0], batch[0], batch[0], batch[0]})[0]};
+    }
+};
+#endif
+
 /// The bits of 32-bit integers as floats (the template argument is the batch until xsimd 9, the element since).
 template <class Architecture>
 [[nodiscard]] Batch<float, Architecture> as_float(const Batch<std::uint32_t, Architecture>& bits) {
@@ -126,17 +149,6 @@ void for_each_even_tile(Index tiles, Index large, Body&& body) {
     for (Index i = 0; i < large; ++i) body(std::integral_constant<int, most>{});
     if constexpr (most > 1)
         for (Index i = large; i < tiles; ++i) body(std::integral_constant<int, most - 1>{});
-}
-
-inline constexpr Index cache_line = 64;  // bytes
-
-/// Asks for the cache line of `memory`, which need not be mapped, as far as a core's first cache or its last, level 2.
-template <int level = 2>
-void prefetch([[maybe_unused]] const void* memory) {
-#if defined(__GNUC__)
-    __builtin_prefetch(memory, 0, 4 - level);
-    asm volatile("");  // without it GCC takes functions that call this one for functions without effect
-#endif
 }
 
 /// How consecutive weights of type S are multiplied with activations. One step loads `step` weights as an operand of
