@@ -99,17 +99,17 @@ void check_products(double precision) {
     }
 }
 
-/// More tokens, inputs and panels than are multiplied at once.
+/// More tokens, inputs and panels than are multiplied at once; and so many tokens that Q4 is unpacked for them.
 template <class Q, class Architecture, int bits>
 void check_pieces() {
-    constexpr Index tokens = 13, outputs = 260, inputs = 14336;
+    constexpr Index most_tokens = 23, outputs = 260, inputs = 14336;
     std::mt19937 random(8);
     ThreadPool pool(2);
     BasicWorkspace<AlignedBuffer<std::byte>> workspace;
     const auto weights = random_numbers(outputs * inputs, random);
     const PackedMatrix<Q> matrix(pool, outputs, inputs,
                                  [&](Index row, float* to) { std::copy_n(weights.data() + row * inputs, inputs, to); });
-    const auto x = random_numbers(tokens * inputs, random);
+    const auto x = random_numbers(most_tokens * inputs, random);
     const auto multiply = [&](Index first, Index count) {
         std::vector<float> out(static_cast<std::size_t>(count * outputs), 1.0f);
         const std::array products{Product{matrix, MatrixView<float>(out.data(), count, outputs)}};
@@ -117,9 +117,10 @@ void check_pieces() {
                                              cpu::core_kind_of_processor(), workspace);
         return out;
     };
-    const auto out = multiply(0, tokens);
-    for (Index t = 0; t < tokens; ++t)
+    const auto out = multiply(0, most_tokens);
+    for (Index t = 0; t < most_tokens; ++t)
         CHECK(multiply(t, 1) == std::vector<float>(out.begin() + t * outputs, out.begin() + (t + 1) * outputs));
+    CHECK(multiply(0, 13) == std::vector<float>(out.begin(), out.begin() + 13 * outputs));
 }
 
 /// Three tokens of which the second holds `odd` once.

@@ -2,7 +2,7 @@
 # Looks into a program for what makes a register tile slow, and no other test sees: sums that the compiler keeps in
 # memory. Every innermost loop of 16 dot products or more may touch the stack with a whole register once in 8 of them.
 # Those of RowBlock may multiply and add instead, where there are no instructions for dot products, 10 times or more.
-# PanelBlock's add_group and DotTile must be parts of their callers, whose sums they would have by their address.
+# PanelTiles's add_group and DotTile must be parts of their callers, whose sums they would have by their address.
 #
 #   spills.sh PROGRAM      exits with 77 where there is nothing to look at
 set -eu

@@ -4,7 +4,7 @@
 #include <mistral/base/rounding.hpp>
 #include <mistral/device/cpu/amx.hpp>
 #include <mistral/device/cpu/packed_matrix.hpp>
-#include <mistral/device/cpu/panel_block.hpp>
+#include <mistral/device/cpu/panel_tiles.hpp>
 #include <mistral/device/cpu/prefetch.hpp>
 #include <mistral/device/cpu/quad_lanes.hpp>
 #include <mistral/device/cpu/simd.hpp>

@@ -29,7 +29,8 @@ void multiply_by_rows(ThreadPool& pool, MatrixView<const Packed> x,
                       std::span<const Product<HostMatrix<S>, Activation<S>>> products, Update update,
                       CoreKind core_kind) {
     using Size = TileSize<S, Architecture>;
-    const Index tokens = TaskSize::tokens_in_cache(x.cols() * static_cast<Index>(sizeof(Packed)), Size::tokens);
+    const Index tokens = TaskSize::even_tokens(
+        x.rows(), TaskSize::tokens_in_cache(x.cols() * static_cast<Index>(sizeof(Packed)), Size::tokens));
     const auto size = [&](const HostMatrix<S>& weights) {
         return TaskSize(pool.threads(), x.rows(), tokens, weights.rows(),
                         weights.view.stride() * static_cast<Index>(sizeof(S)), Size::row_multiple);
@@ -50,8 +51,9 @@ void multiply_by_pieces(ThreadPool& pool, MatrixView<const Packed> x,
     using Block = PieceBlock<S, Architecture>;
     auto frame = workspace.frame();
     const auto scratch = frame.template matrix<Activation<S>>(pool.threads(), Block::scratch_size());
+    const Index tokens = TaskSize::even_tokens(x.rows(), Block::most_tokens);
     const auto size = [&](const HostMatrix<S>& weights) {
-        return TaskSize::blocks(pool.threads(), x.rows(), Block::most_tokens, weights.rows(), Block::most_rows,
+        return TaskSize::blocks(pool.threads(), x.rows(), tokens, weights.rows(), Block::most_rows,
                                 Block::most_rows / 2);
     };
     for_each_product_task(pool, products, size,

@@ -62,9 +62,9 @@ void multiply(ThreadPool& pool, MatrixView<const float> x, std::span<const Produ
     };
     const Index groups =
         x.rows() <= in_cache(tokens.cols()) ? tokens.cols() : std::min(tokens.cols(), most_groups_of_many);
-    const Index tokens_per_task = in_cache(groups);
+    const Index tokens_per_task = TaskSize::even_tokens(x.rows(), in_cache(groups));
     using Block = PanelBlock<Q, Architecture, Group>;
-    const auto sums = frame.template matrix<float>(pool.threads(), Block::sums_of(std::min(x.rows(), tokens_per_task)));
+    const auto sums = frame.template matrix<float>(pool.threads(), Block::sums_of(tokens_per_task));
     const auto reading = PanelReading::of<Q, Lanes>(core_kind);
     for_each_panel_task(
         pool, x, products, tokens_per_task,

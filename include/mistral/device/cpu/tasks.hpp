@@ -52,6 +52,11 @@ struct TaskSize {
 
     [[nodiscard]] Index count() const { return row_tasks * token_tasks; }
 
+    /// `most` or somewhat fewer, so that all tasks of tokens are about equally large: a small one would read as much.
+    static Index even_tokens(Index all_tokens, Index most) {
+        return divide_up(all_tokens, std::max<Index>(1, divide_up(all_tokens, most)));
+    }
+
     /// As many tokens as stay in a core's L2 while rows pass.
     static Index tokens_in_cache(Index token_bytes, Index multiple) { return fit(352 * 1024, token_bytes, multiple); }
 
