@@ -30,8 +30,8 @@ using mistral::Index;
 struct Limits {
     double read_bandwidth = 0;  ///< bytes
     double float32 = 0;         ///< operations of fused multiply-add
-    double bfloat16 = 0;        ///< of products of bfloat16, by tiles where there are any; float32's where there is no
-                                ///< such instruction
+    double bfloat16 = 0;        ///< of products of bfloat16, by tiles where there are any; float32's where no such
+                                ///< instruction is faster
     bool has_tiles = false;     ///< of bfloat16
     double integer = 0;         ///< of dot products of quadruples of 8 bits, with AVX2 pairs of 16; float32's likewise
 };
@@ -182,10 +182,10 @@ inline double peak_of_tiles(mistral::ThreadPool& pool) {
     limits.bfloat16 = limits.integer = limits.float32;
 #if defined(MISTRAL_HAS_AVX512_DOT)
     const __m512i ones = _mm512_set1_epi8(1);
-    limits.bfloat16 = peak(pool, 64, _mm512_setzero_ps(), [ones](__m512 sum) {
-        asm("vdpbf16ps %1, %1, %0" : "+v"(sum) : "v"(ones));
-        return sum;
-    });
+    limits.bfloat16 = std::max(limits.float32, peak(pool, 64, _mm512_setzero_ps(), [ones](__m512 sum) {
+                                   asm("vdpbf16ps %1, %1, %0" : "+v"(sum) : "v"(ones));
+                                   return sum;
+                               }));
     limits.integer = peak(pool, 128, _mm512_setzero_si512(), [ones](__m512i sum) {
         asm("vpdpbusd %1, %1, %0" : "+v"(sum) : "v"(ones));
         return sum;

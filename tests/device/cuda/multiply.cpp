@@ -47,15 +47,11 @@ double worst_error(const DeviceMatrix<float>& x, const DeviceMatrix<S>& weights,
     double worst = 0;
     for (Index t = 0; t < out.const_view().rows(); ++t)
         for (Index r = 0; r < out.const_view().cols(); ++r) {
-            double exact = before;
-            double magnitude = std::abs(before) + 1e-30;
-            for (Index i = 0; i < x.const_view().cols(); ++i) {
-                const double term = double{x(t, i)} * static_cast<double>(weights(r, i));
-                exact += term;
-                magnitude += std::abs(term);
-            }
+            const ExactProduct product(x, t, weights, r);
+            const double error =
+                std::abs(out(t, r) - (before + product.value)) / (std::abs(before) + product.magnitude + 1e-30);
             // Written so that a NaN is the worst.
-            if (const double error = std::abs(out(t, r) - exact) / magnitude; !(error <= worst)) worst = error;
+            if (!(error <= worst)) worst = error;
         }
     return worst;
 }
