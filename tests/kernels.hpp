@@ -46,16 +46,16 @@
     prefix template void multiply_panels_by_tiles<bits>(ThreadPool&, MatrixView<const float>,                     \
                                                         std::span<const Product<PackedMatrix<Q>, float>>, Update, \
                                                         CoreKind, Cpu::Workspace&);
-#define MISTRAL_TEST_TILES(prefix)                         \
-    MISTRAL_TEST_KERNELS_OF(prefix, Avx512Float, bfloat16) \
-    MISTRAL_TEST_ATTENTION_OF(prefix, Amx, bfloat16)       \
-    MISTRAL_TEST_ATTENTION_OF(prefix, Amx, Q8)             \
-    MISTRAL_TEST_TILES_OF(prefix, HostMatrix<bfloat16>)    \
-    MISTRAL_TEST_TILES_OF(prefix, PackedMatrix<Q8>)        \
-    MISTRAL_TEST_TILES_OF(prefix, PackedMatrix<Q4>)        \
-    MISTRAL_TEST_PANEL_TILES_OF(prefix, 8, Q8)             \
-    MISTRAL_TEST_PANEL_TILES_OF(prefix, 15, Q8)            \
-    MISTRAL_TEST_PANEL_TILES_OF(prefix, 8, Q4)             \
+#define MISTRAL_TEST_TILES(prefix)                          \
+    MISTRAL_TEST_PRODUCTS_OF(prefix, Avx512Float, bfloat16) \
+    MISTRAL_TEST_ATTENTION_OF(prefix, Amx, bfloat16)        \
+    MISTRAL_TEST_ATTENTION_OF(prefix, Amx, Q8)              \
+    MISTRAL_TEST_TILES_OF(prefix, HostMatrix<bfloat16>)     \
+    MISTRAL_TEST_TILES_OF(prefix, PackedMatrix<Q8>)         \
+    MISTRAL_TEST_TILES_OF(prefix, PackedMatrix<Q4>)         \
+    MISTRAL_TEST_PANEL_TILES_OF(prefix, 8, Q8)              \
+    MISTRAL_TEST_PANEL_TILES_OF(prefix, 15, Q8)             \
+    MISTRAL_TEST_PANEL_TILES_OF(prefix, 8, Q4)              \
     MISTRAL_TEST_PANEL_TILES_OF(prefix, 15, Q4)
 #define MISTRAL_TEST_FLOAT_KERNELS(prefix)                         \
     MISTRAL_TEST_ATTENTION_OF(prefix, xsimd::default_arch, double) \

@@ -132,12 +132,6 @@ TEST_CASE("so do random shapes without tiles" * doctest::skip(!has_tiles())) {
     check_random_shapes<Q8>(device, 4e-2);
 }
 
-#if defined(MISTRAL_HAS_AVX512_DOT)
-TEST_CASE("and in float, as on cores without fast dot products") {
-    check_random_shapes<bfloat16>(BasicCpu<Avx512Float>(2), 1e-5);
-}
-#endif
-
 TEST_CASE("thousands of keys agree with brute force, and any number of threads gives the same bits") {
     // One head and many threads: the keys of a decode step are shared out too.
     for (const Index window : {Index{1100}, no_window}) {

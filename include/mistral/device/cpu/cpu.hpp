@@ -132,9 +132,6 @@ class BasicCpu : public CpuBase {
         assert(queries.cols() == shape.query_heads * shape.head_dim && out.cols() == queries.cols());
         if constexpr (has_dots && (std::same_as<C, bfloat16> || std::same_as<C, Q8>))
             if (may_use_amx()) return cpu::attend<Amx, C>(pool(), queries, keys, values, runs, shape, out, workspace);
-        if constexpr (has_dots && std::same_as<C, bfloat16>)
-            if (multiplies_in_float())
-                return cpu::attend<Avx512Float, C>(pool(), queries, keys, values, runs, shape, out, workspace);
         cpu::attend<Architecture, C>(pool(), queries, keys, values, runs, shape, out, workspace);
     }
 
