@@ -182,10 +182,11 @@ inline double peak_of_tiles(mistral::ThreadPool& pool) {
     limits.bfloat16 = limits.integer = limits.float32;
 #if defined(MISTRAL_HAS_AVX512_DOT)
     const __m512i ones = _mm512_set1_epi8(1);
-    limits.bfloat16 = std::max(limits.float32, peak(pool, 64, _mm512_setzero_ps(), [ones](__m512 sum) {
-                                   asm("vdpbf16ps %1, %1, %0" : "+v"(sum) : "v"(ones));
-                                   return sum;
-                               }));
+    const double dots = peak(pool, 64, _mm512_setzero_ps(), [ones](__m512 sum) {
+        asm("vdpbf16ps %1, %1, %0" : "+v"(sum) : "v"(ones));
+        return sum;
+    });
+    limits.bfloat16 = std::max(limits.float32, dots);
     limits.integer = peak(pool, 128, _mm512_setzero_si512(), [ones](__m512i sum) {
         asm("vpdpbusd %1, %1, %0" : "+v"(sum) : "v"(ones));
         return sum;

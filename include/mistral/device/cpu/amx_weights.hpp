@@ -98,7 +98,6 @@ void unpack_for_amx(const PackedMatrix<Q>& weights, Index output, Index first, I
     using Matrix = PackedMatrix<Q>;
     using Lanes = QuadLanes<Avx512Dot>;
     static_assert(Matrix::panel_rows == amx_outputs && Lanes::vectors == 2);
-    constexpr Index pair_of_quads_bytes = 2 * Matrix::quad * Matrix::code_bytes / group_size;
     constexpr Index steps_per_group = group_size / amx_inputs;
     assert(first % steps_per_group == 0 && last % steps_per_group == 0);
     const std::byte* group = weights.panel(output / amx_outputs) + first / steps_per_group * Matrix::group_bytes;
@@ -107,7 +106,7 @@ void unpack_for_amx(const PackedMatrix<Q>& weights, Index output, Index first, I
         for (std::size_t v = 0; v < 2; ++v)
             scales[v] = _mm512_mul_ps(Lanes::load_scales(group + 32 * v), _mm512_set1_ps(1 / level_unit));
         const std::byte* codes = group + Matrix::scale_bytes;
-        for (Index quad = 0; quad < group_size / Matrix::quad; quad += 2, codes += pair_of_quads_bytes) {
+        for (Index quad = 0; quad < group_size / Matrix::quad; quad += 2, codes += Matrix::pair_bytes) {
             __m512i levels[2][2];
             Lanes::load_pair<Q>(codes, levels);
             for (Index q = 0; q < 2; ++q)

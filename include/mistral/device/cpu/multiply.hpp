@@ -81,6 +81,9 @@ void multiply(ThreadPool& pool, MatrixView<const Activation<S>> x,
             pack<S, Architecture>(x.row(t), x.cols(), packed.row(t));
     });
 
+    assert(std::all_of(products.begin(), products.end(), [&](const auto& product) {
+        return product.weights.cols() == x.cols() && product.out.cols() == product.weights.rows();
+    }));
     if (TileSize<S, Architecture>::takes_pieces(core_kind, x.rows()))
         multiply_by_pieces<Architecture>(pool, MatrixView<const Packed>(packed), products, update, workspace);
     else

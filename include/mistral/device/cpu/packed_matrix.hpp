@@ -36,6 +36,7 @@ class PackedMatrix {
     static constexpr Index scale_bytes = panel_rows * static_cast<Index>(sizeof(half));
     static constexpr Index code_bytes = panel_rows * group_size / (std::same_as<Q, Q8> ? 1 : 2);
     static constexpr Index group_bytes = scale_bytes + code_bytes;
+    static constexpr Index pair_bytes = 2 * quad * code_bytes / group_size;  ///< the codes of two quads of inputs
 
     /// Names the order in files: another text for another order.
     static constexpr std::string_view layout = "panels of 32 rows, version 1";

@@ -70,7 +70,7 @@ class PanelBlock {
     template <class Order>
     using Tiles = PanelTiles<Order, Architecture, Group>;
     static constexpr Index panels_at_once = 8;
-    static constexpr Index tokens_to_unpack_for = 20;
+    static constexpr Index tokens_to_unpack_for = 20;  // some tiles: for fewer it costs what it saves
     static constexpr Index groups_to_unpack = 8;
     static constexpr Index group_lines = Matrix::group_bytes / cache_line;
 
@@ -126,11 +126,10 @@ class PanelBlock {
         std::memcpy(unpacked, group, Matrix::scale_bytes);
         group += Matrix::scale_bytes;
         unpacked += Matrix::scale_bytes;
-        constexpr Index pairs = group_size / (2 * Matrix::quad);
-        for (Index pair = 0; pair < pairs; ++pair) {
+        for (Index pair = 0; pair < group_size / (2 * Matrix::quad); ++pair) {
             typename Lanes::Quads quads[2][Lanes::vectors];
-            Lanes::template load_pair<Q>(group + pair * (Matrix::code_bytes / pairs), quads);
-            std::memcpy(unpacked + pair * (Unpacked::code_bytes / pairs), quads, sizeof(quads));
+            Lanes::template load_pair<Q>(group + pair * Matrix::pair_bytes, quads);
+            std::memcpy(unpacked + pair * Unpacked::pair_bytes, quads, sizeof(quads));
         }
     }
 

@@ -65,21 +65,20 @@ class PanelTiles {
     void run(Piece<> piece, Index first_token, Index last_token) const {
         constexpr int alone = Lanes::template tokens<Q>(planes, true);
         constexpr Index most = Lanes::template tokens<Q>(planes, false);
-        const Index tokens = last_token - first_token;
-        tiles_of<alone>(piece, first_token, tokens, tokens <= alone ? 1 : divide_up(tokens, most));
+        const Index tokens = last_token - first_token, tiles = tokens <= alone ? 1 : divide_up(tokens, most);
+        with_even_tiles<alone>(
+            tokens, tiles, [&](auto largest, Index large) { run_tiles<largest>(piece, first_token, tiles, large); });
     }
 
   private:
     using Lanes = QuadLanes<Architecture>;
     static constexpr int planes = Group::planes;
 
-    /// Tiles of `most` tokens or one fewer, of the largest `most` that leaves none of them empty.
+    /// So many tiles, of which the first `large` have `most` tokens and the others one fewer.
     template <int most>
-    void tiles_of(Piece<> piece, Index token, Index tokens, Index tiles) const {
-        if constexpr (most > 1)
-            if (tokens <= (most - 1) * tiles) return tiles_of<most - 1>(piece, token, tokens, tiles);
+    void run_tiles(Piece<> piece, Index token, Index tiles, Index large) const {
         constexpr Index groups_ahead = 4;
-        const Index large = tokens - (most - 1) * tiles, share = piece.count * piece.next_lines * cache_line / tiles;
+        const Index share = piece.count * piece.next_lines * cache_line / tiles;
         if (tiles == 1) piece.next = piece.codes[0] + groups_ahead * Matrix::group_bytes;
         piece.next_lines = tiles > 1 || most > reading_.tokens_by_hardware ? divide_up(piece.next_lines, tiles) : 0;
         for_each_even_tile<most>(tiles, large, [&](auto count) {
@@ -137,7 +136,6 @@ class PanelTiles {
     template <int tokens, std::size_t first, std::size_t first_vector = 0, class Sums>
     [[gnu::always_inline]] void add_group(const std::byte* group, const Group* x, Sums& sums) const {
         constexpr std::size_t vectors = Lanes::vectors_at_once(tokens);
-        constexpr Index pair_bytes = Matrix::code_bytes / (group_size / (2 * Matrix::quad));
         constexpr std::size_t vector_bytes = Matrix::panel_rows * Matrix::quad / Lanes::vectors;
         typename Lanes::Integers products[tokens][planes][vectors];
         unroll<tokens * planes>([&](auto i) {
@@ -146,9 +144,9 @@ class PanelTiles {
             unroll<vectors>([&](auto v) { products[t][p][v] = offset; });
         });
         const std::byte* codes = group + Matrix::scale_bytes + first_vector * vector_bytes;
-        for (std::size_t i = 0; i < group_size; i += 2 * Matrix::quad, codes += pair_bytes) {
+        for (std::size_t i = 0; i < group_size; i += 2 * Matrix::quad, codes += Matrix::pair_bytes) {
             if constexpr (tokens == 1 && first_vector == 0)
-                if (reading_.fetches_beside) fetch_beside(codes, pair_bytes);
+                if (reading_.fetches_beside) fetch_beside(codes, Matrix::pair_bytes);
             typename Lanes::Quads quads[2][vectors];
             Lanes::template load_pair<Q>(codes, quads);
             unroll<2 * tokens * planes>([&](auto j) {

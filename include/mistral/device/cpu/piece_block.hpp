@@ -30,7 +30,7 @@ class PieceBlock {
     static constexpr Index most_tokens = 64;  // their pieces stay in L2, and so do the block's sums
     static constexpr Index most_rows = 128;
     /// Elements of scratch memory that a worker needs.
-    static constexpr Index scratch_size();
+    static constexpr Index scratch_size() { return most_sums + (widens ? rows_at_once * row_stride : 0); }
 
     /// x [tokens, padded_to_steps(inputs)] is packed. Weights [outputs, inputs].
     PieceBlock(MatrixView<const S> weights, MatrixView<const Packed> x, MatrixView<A> out, Update update)
@@ -59,8 +59,8 @@ class PieceBlock {
     }
 
   private:
-    static constexpr Index piece_bytes =
-        sizeof(Weight) == 4 ? 2048 : 4096;  // of a row: a tile's rows and tokens fit into L1
+    // Of a row: a tile's rows and tokens fit into L1.
+    static constexpr Index piece_bytes = sizeof(Weight) == 4 ? 2048 : 4096;
     static constexpr Index piece_inputs = piece_bytes / Index{sizeof(Weight)};
     static constexpr Index rows_at_once = widens ? Index{Size::rows(Size::tokens)} : most_rows;
     static constexpr Index row_stride = piece_inputs + cache_line / Index{sizeof(A)};  // else they share few lines
@@ -93,10 +93,5 @@ class PieceBlock {
     MatrixView<A> out_;
     Update update_;
 };
-
-template <class S, class Architecture>
-constexpr Index PieceBlock<S, Architecture>::scratch_size() {
-    return most_sums + (widens ? rows_at_once * row_stride : 0);
-}
 
 }  // namespace mistral::cpu

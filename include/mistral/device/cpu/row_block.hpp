@@ -44,7 +44,10 @@ class RowBlock {
 
     /// The tokens in as few tiles as hold them, all about equally large.
     void run(Index first_row, Index last_row, Index first_token, Index last_token) const {
-        for_tiles_of_tokens(last_token - first_token, [&](auto most, Index tiles, Index large) {
+        const Index tokens = last_token - first_token;
+        if (tokens == 0) return;
+        const Index tiles = divide_up(tokens, Index{Size::tokens});
+        with_even_tiles<Size::tokens>(tokens, tiles, [&](auto most, Index large) {
             const auto row_of_all = [&](auto rows, Index row) {
                 row_of_tiles<rows, most>(row, first_token, tiles, large);
             };
@@ -57,9 +60,9 @@ class RowBlock {
 
     /// Which of the pieces of the inputs these are, and where the sums [sums_of(rows, tokens)] of those before lie.
     struct Piece {
-        A* sums = nullptr;
-        bool is_first = true;
-        bool is_last = true;
+        A* sums;
+        bool is_first;
+        bool is_last;
     };
 
     /// The same where rows and inputs are a piece of all: one tile's tokens, which stay in L1 meanwhile, with all rows,
@@ -67,7 +70,9 @@ class RowBlock {
     /// of tokens.
     template <class Before>
     void run_piece(Index first_token, Index last_token, Piece piece, Before before_tile) const {
-        for_tiles_of_tokens(last_token - first_token, [&](auto most, Index tiles, Index large) {
+        const Index all = last_token - first_token;
+        const Index tiles = divide_up(all, Index{Size::tokens});
+        with_even_tiles<Size::tokens>(all, tiles, [&](auto most, Index large) {
             Index token = first_token;
             for_each_even_tile<most>(tiles, large, [&](auto tokens) {
                 before_tile();
@@ -82,19 +87,6 @@ class RowBlock {
 
   private:
     static constexpr Index vector = lanes<A, Architecture>;
-
-    /// Calls body(most, tiles, large) for so many tiles, of which the first `large` have `most` tokens and the others
-    /// one fewer, of the largest `most` that leaves none of them empty. It is a constant.
-    template <class Body>
-    static void for_tiles_of_tokens(Index tokens, const Body& body) {
-        if (tokens > 0) for_tiles_of_tokens<Size::tokens>(tokens, divide_up(tokens, Index{Size::tokens}), body);
-    }
-    template <int most, class Body>
-    static void for_tiles_of_tokens(Index tokens, Index tiles, const Body& body) {
-        if constexpr (most > 1)
-            if (tokens <= (most - 1) * tiles) return for_tiles_of_tokens<most - 1>(tokens, tiles, body);
-        body(std::integral_constant<int, most>{}, tiles, tokens - (most - 1) * tiles);
-    }
 
     /// Calls body(count, row) for tiles of `most` rows, and of two and one that are left, of short rows of one: these
     /// are left seldom, and a tile more takes long to compile. count is a constant.

@@ -151,6 +151,15 @@ void for_each_even_tile(Index tiles, Index large, Body&& body) {
         for (Index i = large; i < tiles; ++i) body(std::integral_constant<int, most - 1>{});
 }
 
+/// Calls body(most, large) for so many tiles, of which the first `large` have `most` tokens and the others one fewer,
+/// of the largest `most` that leaves none of them empty. `most` is a constant.
+template <int most, class Body>
+void with_even_tiles(Index tokens, Index tiles, const Body& body) {
+    if constexpr (most > 1)
+        if (tokens <= (most - 1) * tiles) return with_even_tiles<most - 1>(tokens, tiles, body);
+    body(std::integral_constant<int, most>{}, tokens - (most - 1) * tiles);
+}
+
 /// How consecutive weights of type S are multiplied with activations. One step loads `step` weights as an operand of
 /// `parts` vectors, whose lanes hold them in an order of the format's choice: `pack` brings the activations that they
 /// are to be multiplied with into the same order, as elements of type Packed.
