@@ -182,8 +182,8 @@ template <class Vector, std::size_t parts>
     return sum;
 }
 
+// In assembly, since GCC 12 otherwise loads what stands in a register once more for every use.
 #if defined(__AVX2__) && defined(__FMA__)
-/// In assembly, since GCC 12 otherwise loads what stands in a register once more for every use.
 template <std::size_t parts>
 [[nodiscard]] Batch<float, xsimd::fma3<xsimd::avx2>> multiply_add(
     const std::array<Batch<float, xsimd::fma3<xsimd::avx2>>, parts>& weights,
@@ -191,6 +191,17 @@ template <std::size_t parts>
     __m256 s = sum;
     for (std::size_t p = 0; p < parts; ++p)
         asm("vfmadd231ps %2, %1, %0" : "+x"(s) : "x"(__m256(weights[p])), "x"(__m256(x[p])));
+    return s;
+}
+#endif
+#if defined(__AVX512F__)
+template <std::derived_from<xsimd::avx512f> Architecture, std::size_t parts>
+[[nodiscard]] xsimd::batch<float, Architecture> multiply_add(
+    const std::array<xsimd::batch<float, Architecture>, parts>& weights,
+    const std::array<xsimd::batch<float, Architecture>, parts>& x, xsimd::batch<float, Architecture> sum) {
+    __m512 s = sum;
+    for (std::size_t p = 0; p < parts; ++p)
+        asm("vfmadd231ps %2, %1, %0" : "+v"(s) : "v"(__m512(weights[p])), "v"(__m512(x[p])));
     return s;
 }
 #endif
