@@ -99,7 +99,8 @@ void check_products(double precision) {
     }
 }
 
-/// More tokens, inputs and panels than are multiplied at once; and so many tokens that Q4 is unpacked for them.
+/// More tokens, inputs and panels than are multiplied at once; and so many tokens that Q4 is unpacked for them
+/// where that is faster.
 template <class Q, class Architecture, int bits>
 void check_pieces() {
     constexpr Index most_tokens = 23, outputs = 260, inputs = 14336;
@@ -110,16 +111,18 @@ void check_pieces() {
     const PackedMatrix<Q> matrix(pool, outputs, inputs,
                                  [&](Index row, float* to) { std::copy_n(weights.data() + row * inputs, inputs, to); });
     const auto x = random_numbers(most_tokens * inputs, random);
-    const auto multiply = [&](Index first, Index count) {
+    const auto multiply = [&](Index first, Index count, cpu::CoreKind core_kind = cpu::core_kind_of_processor()) {
         std::vector<float> out(static_cast<std::size_t>(count * outputs), 1.0f);
         const std::array products{Product{matrix, MatrixView<float>(out.data(), count, outputs)}};
         cpu::multiply<Architecture, bits, Q>(pool, {x.data() + first * inputs, count, inputs}, products, Update::add,
-                                             cpu::core_kind_of_processor(), workspace);
+                                             core_kind, workspace);
         return out;
     };
     const auto out = multiply(0, most_tokens);
     for (Index t = 0; t < most_tokens; ++t)
         CHECK(multiply(t, 1) == std::vector<float>(out.begin() + t * outputs, out.begin() + (t + 1) * outputs));
+    for (const auto core_kind : {cpu::CoreKind::common, cpu::CoreKind::zen5, cpu::CoreKind::intel})
+        CHECK(multiply(0, most_tokens, core_kind) == out);
     CHECK(multiply(0, 13) == std::vector<float>(out.begin(), out.begin() + 13 * outputs));
 }
 

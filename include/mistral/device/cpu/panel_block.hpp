@@ -38,7 +38,7 @@ class PanelBlock {
     /// many inputs, so many groups of a few panels meet all tokens before the next ones.
     void run(Index first, Index last, Index first_token, Index last_token, Index groups_at_once, float* sums) const {
         if constexpr (std::same_as<Q, Q4>)
-            if (last_token - first_token >= tokens_to_unpack_for)
+            if (reading_.unpacks_once && last_token - first_token >= tokens_to_unpack_for)
                 return run_unpacked(first, last, first_token, last_token, sums);
         const Tiles<Q> tiles = tiles_of<Q>();
         for (; first < last; first += panels_at_once)

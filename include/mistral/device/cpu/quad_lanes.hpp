@@ -23,12 +23,13 @@ inline constexpr auto unsigned_q4_levels = [] {
     return all;
 }();
 
-/// How memory gives panels the fastest.
+/// How panels are read the fastest.
 struct PanelReading {
     int streams;                    ///< so many panels at the same time, for one token: 1, 2 or 4
     int tokens_by_hardware;         ///< one tile of more tokens fetches some groups ahead: hardware alone is slower
     bool fetches_beside = false;    ///< each line shortly before it is wanted, evenly, for one token
     bool into_first_cache = false;  ///< what is fetched; or else into L2
+    bool unpacks_once = true;       ///< Q4 for many tokens; or else in every tile, beside its products
 
     /// By QuadLanes of the instruction set where cores want nothing else.
     template <QuantizedScalar Q, class Lanes>
@@ -37,7 +38,11 @@ struct PanelReading {
         if (core_kind == CoreKind::intel)
             return {.streams = is_q4 ? 4 : 2, .tokens_by_hardware = 1, .fetches_beside = true};
         if (core_kind == CoreKind::zen5)
-            return {.streams = 2, .tokens_by_hardware = 1, .fetches_beside = is_q4, .into_first_cache = true};
+            return {.streams = 2,
+                    .tokens_by_hardware = 1,
+                    .fetches_beside = is_q4,
+                    .into_first_cache = true,
+                    .unpacks_once = Lanes::template reading<Q>().unpacks_once};
         return Lanes::template reading<Q>();
     }
 
@@ -138,7 +143,7 @@ struct QuadLanes<Avx512Dot> {
     template <QuantizedScalar Q>  // two streams where there is little to read between two sums
     static constexpr PanelReading reading() {
         constexpr bool is_q4 = std::same_as<Q, Q4>;
-        return {.streams = is_q4 ? 2 : 1, .tokens_by_hardware = is_q4 ? 1 : 6};
+        return {.streams = is_q4 ? 2 : 1, .tokens_by_hardware = is_q4 ? 1 : 6, .unpacks_once = false};
     }
     using Integers = __m512i;
     using Floats = __m512;
