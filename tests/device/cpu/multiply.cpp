@@ -123,8 +123,9 @@ TEST_CASE("the kind of cores is that of the processor that Linux names" *
 }
 
 TEST_CASE_TEMPLATE("the kind of cores changes no bit of the products", Architecture, MISTRAL_TEST_ARCHITECTURES) {
-    // [tokens, outputs, inputs]: all sizes of tiles; several pieces of rows and inputs and what is left of them.
-    std::vector<std::array<Index, 3>> sizes{{25, 134, 2048}, {66, 135, 4233}, {30, 9, 130}};
+    // [tokens, outputs, inputs]: all sizes of tiles; several pieces of rows and inputs and what is left of them; more
+    // tasks of the same rows than threads.
+    std::vector<std::array<Index, 3>> sizes{{25, 134, 2048}, {66, 135, 4233}, {30, 9, 130}, {130, 9, 4233}};
     for (const Index tokens : {1, 2, 3, 4, 5, 6, 7, 12, 13, 30}) sizes.push_back({tokens, 61, 300});
     const auto check = [&](auto scalar) {
         using S = decltype(scalar);

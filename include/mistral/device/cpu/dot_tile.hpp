@@ -43,8 +43,9 @@ struct DotTile {
         }
     }
 
-    /// Keeps the operands of the shorter side in registers, so that each is loaded once.
-    void add(const S* weights, Index weight_stride, const Packed* x, Index x_stride) {
+    /// Keeps the operands of the shorter side in registers, so that each is loaded once. A function of its own would
+    /// keep the sums in memory.
+    [[gnu::always_inline]] void add(const S* weights, Index weight_stride, const Packed* x, Index x_stride) {
         const auto row = [=](auto r) { return Lanes::load(weights + static_cast<Index>(r) * weight_stride); };
         const auto token = [=](auto t) { return Lanes::load_packed(x + static_cast<Index>(t) * x_stride); };
         if constexpr (rows <= tokens) {
@@ -91,15 +92,18 @@ struct TileSize {
         if (core_kind == CoreKind::intel) return 512;
         return core_kind == CoreKind::zen5 && rows == 1 ? 8192 : 0;
     }
-    /// Whether rows that follow are fetched beside so many tokens. With vectors of half the size, hardware is faster
-    /// by itself.
-    static constexpr bool fetches_next_rows(CoreKind core_kind, int tokens) {
-        return many_registers && tokens > 1 && core_kind != CoreKind::zen5;
+    /// Whether rows that follow are fetched beside so many tokens. With vectors of half the size, and where a near
+    /// cache has the rows, AMD's hardware is faster by itself.
+    static constexpr bool fetches_next_rows(CoreKind core_kind, int tokens, bool from_memory) {
+        return many_registers && tokens > 1 && core_kind != CoreKind::zen5 &&
+               (from_memory || core_kind == CoreKind::intel);
     }
-    /// Whether so many tokens are multiplied by pieces of rows and inputs: where rows are to be widened, which is then
-    /// done once for many tokens, and where L2 gives a tile its tokens and rows more slowly than it multiplies them.
+    /// Whether so many tokens are multiplied by pieces of rows and inputs: where L2 gives a tile its tokens and rows
+    /// more slowly than it multiplies them, and where rows are to be widened, which is then done once for many tokens,
+    /// unless AMD's cores do it beside the products, by one instruction.
     static constexpr bool takes_pieces(CoreKind core_kind, Index all_tokens) {
-        return (widens || core_kind == CoreKind::zen5) && all_tokens >= 5 * tokens;
+        return all_tokens >= 5 * tokens &&
+               (core_kind == CoreKind::zen5 || (widens && (!one_vector || core_kind == CoreKind::intel)));
     }
     static constexpr int row_multiple = 24;  // holds whole tiles of any size
 };

@@ -37,9 +37,11 @@ void multiply_by_rows(ThreadPool& pool, MatrixView<const Packed> x,
     };
     for_each_product_task(pool, products, size,
                           [&](const auto& product, Index, Index row, Index token, const TaskSize& task) {
+                              // Tasks of the same rows follow each other: the first of every thread begin together.
+                              const bool from_memory = token < pool.threads() * task.tokens;
                               RowBlock<S, Architecture>(product.weights.view, x, product.out, update, core_kind)
                                   .run(row, std::min(product.weights.rows(), row + task.rows), token,
-                                       std::min(x.rows(), token + task.tokens));
+                                       std::min(x.rows(), token + task.tokens), from_memory);
                           });
 }
 

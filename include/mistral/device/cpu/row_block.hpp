@@ -42,14 +42,15 @@ class RowBlock {
         beside_ = beside;
     }
 
-    /// The tokens in as few tiles as hold them, all about equally large.
-    void run(Index first_row, Index last_row, Index first_token, Index last_token) const {
+    /// The tokens in as few tiles as hold them, all about equally large. Whether rows come from memory, or from a cache
+    /// where a block of other tokens left them, decides how they are fetched.
+    void run(Index first_row, Index last_row, Index first_token, Index last_token, bool from_memory = true) const {
         const Index tokens = last_token - first_token;
         if (tokens == 0) return;
         const Index tiles = divide_up(tokens, Index{Size::tokens});
         with_even_tiles<Size::tokens>(tokens, tiles, [&](auto most, Index large) {
             const auto row_of_all = [&](auto rows, Index row) {
-                row_of_tiles<rows, most>(row, first_token, tiles, large);
+                row_of_tiles<rows, most>(row, first_token, tiles, large, from_memory);
             };
             if (tiles == 1 && Size::takes_single_rows(core_kind_, most, x_.cols() * Index{sizeof(Packed)}))
                 for_each_tile_of_rows<1>(first_row, last_row, row_of_all);
@@ -110,12 +111,12 @@ class RowBlock {
     /// `rows` rows with all tokens, of which the first `large` tiles have `most` and the others one fewer. Several
     /// tiles share the lines of the rows that follow, evenly, since many at once hold up what is wanted now.
     template <int rows, int most>
-    void row_of_tiles(Index row, Index token, Index tiles, Index large) const {
+    void row_of_tiles(Index row, Index token, Index tiles, Index large, bool from_memory) const {
         if constexpr (short_rows) return short_row_of_tiles<rows, most>(row, token, tiles, large);
         const Index row_bytes = weights_.stride() * static_cast<Index>(sizeof(S));
         Fetching fetching{.bytes_ahead = tiles == 1 ? Size::bytes_ahead(core_kind_, rows) : 0,
                           .next = reinterpret_cast<const std::byte*>(weights_.row(row)) + rows * row_bytes};
-        const bool shares_next = fetching.bytes_ahead == 0 && Size::fetches_next_rows(core_kind_, most);
+        const bool shares_next = fetching.bytes_ahead == 0 && Size::fetches_next_rows(core_kind_, most, from_memory);
         Index done = 0;
         for_each_even_tile<most>(tiles, large, [&](auto tokens) {
             if (shares_next) fetching.lines = static_cast<int>(rows / tiles + (done++ < rows % tiles ? 1 : 0));
