@@ -20,18 +20,14 @@
 
 namespace mistral::cpu {
 
-/// Passes of so many tokens are no faster by tiles of bytes.
-inline constexpr Index most_tokens_without_tiles = 4;
-
-/// What multiply<Avx512Dot, bits> computes, to the last bit, by tiles of bytes where these are faster.
+/// What multiply<Avx512Dot, bits> computes, to the last bit, by tiles of bytes, which are faster for all but one token.
 template <int bits, QuantizedScalar Q, class Workspace>
 void multiply_panels_by_tiles(ThreadPool& pool, MatrixView<const float> x,
                               std::span<const Product<PackedMatrix<Q>, float>> products, Update update,
                               CoreKind core_kind, Workspace& workspace) {
     using Block = AmxPanelBlock<Q, bits>;
     using Group = typename Block::Group;
-    if (x.rows() <= most_tokens_without_tiles)
-        return multiply<Avx512Dot, bits>(pool, x, products, update, core_kind, workspace);
+    if (x.rows() == 1) return multiply<Avx512Dot, bits>(pool, x, products, update, core_kind, workspace);
     assert(x.cols() > 0);
     // In as few tiles as hold them, all about equally large.
     const Index tile_tokens = divide_up(x.rows(), divide_up(x.rows(), amx_rows));
@@ -39,7 +35,7 @@ void multiply_panels_by_tiles(ThreadPool& pool, MatrixView<const float> x,
     const auto tiles = frame.template matrix<Group>(divide_up(x.rows(), tile_tokens), groups_of(x.cols()));
     pool.for_each(x.rows(), [&](Index, Index t) noexcept {
         for_each_group<typename Group::OfOne>(x.row(t), x.cols(), [&](Index g, const auto& group) {
-            tiles(t / tile_tokens, g).set(static_cast<std::size_t>(t % tile_tokens), group);
+            tiles(t / tile_tokens, g).set(t % tile_tokens, tile_tokens, group);
         });
     });
     const Index token_bytes = tiles.cols() * static_cast<Index>(sizeof(Group)) / tile_tokens;
