@@ -15,7 +15,6 @@
 #if defined(MISTRAL_HAS_AVX512_DOT)
 #include <cassert>
 #include <concepts>
-#include <cstddef>
 #include <span>
 
 namespace mistral::cpu {
